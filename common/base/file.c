@@ -1,0 +1,189 @@
+#include "common/base/file.h"
+
+#include "common/base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void fd_closep(int *fd)
+{
+    if (*fd >= 0) {
+        (void)close(*fd);
+    }
+}
+
+static int open_file(int *fd, size_t *size, const char *path, struct error *err)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) {
+        return error_set(err, -errno, "cannot open %s: %s", path, strerror(errno));
+    }
+    struct stat st;
+    if (fstat(*fd, &st) < 0) {
+        return error_set(err, -errno, "cannot read %s: %s", path, strerror(errno));
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return error_set(err, -EINVAL, "cannot read %s: not a regular file", path);
+    }
+    *size = (size_t)st.st_size;
+    return 0;
+}
+
+int file_map(struct file_map *out, const char *path, struct error *err)
+{
+    CLEANUP(fd_closep) int fd = -1;
+    size_t size = 0;
+    int code = open_file(&fd, &size, path, err);
+    if (code < 0) {
+        return code;
+    }
+    void *data = NULL;
+    if (size > 0) {
+        data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) {
+            return error_set(err, -errno, "cannot map %s: %s", path, strerror(errno));
+        }
+    }
+    *out = (struct file_map){.data = data, .size = size};
+    return 0;
+}
+
+void file_unmap(struct file_map *map)
+{
+    if (map != NULL && map->data != NULL) {
+        (void)munmap((void *)(uintptr_t)map->data, map->size);
+        *map = (struct file_map){0};
+    }
+}
+
+int file_read(char **out, size_t *size, const char *path, size_t size_max, struct error *err)
+{
+    CLEANUP(fd_closep) int fd = -1;
+    size_t bytes = 0;
+    int code = open_file(&fd, &bytes, path, err);
+    if (code < 0) {
+        return code;
+    }
+    if (bytes > size_max) {
+        return error_set(err, -EFBIG, "%s is %zu bytes; at most %zu are read", path, bytes,
+                         size_max);
+    }
+    CLEANUP(freep) char *data = malloc(bytes + 1);
+    if (data == NULL) {
+        return error_set(err, -ENOMEM, "cannot read %s: out of memory", path);
+    }
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t got = read(fd, data + done, bytes - done);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return error_set(err, got < 0 ? -errno : -EIO, "cannot read %s: %s", path,
+                             got < 0 ? strerror(errno) : "it shrank while it was read");
+        }
+        done += (size_t)got;
+    }
+    data[bytes] = '\0';
+    *out = TAKE(data);
+    *size = bytes;
+    return 0;
+}
+
+static int write_all(int fd, const void *data, size_t size)
+{
+    const char *bytes = data;
+    while (size > 0) {
+        ssize_t put = write(fd, bytes, size);
+        if (put < 0 && errno == EINTR) {
+            continue;
+        }
+        if (put < 0) {
+            return -errno;
+        }
+        bytes += put;
+        size -= (size_t)put;
+    }
+    return 0;
+}
+
+int file_write(const char *path, const void *data, size_t size, struct error *err)
+{
+    char beside[4096];
+    int length = snprintf(beside, sizeof(beside), "%s.tmp%d", path, (int)getpid());
+    if (length < 0 || (size_t)length >= sizeof(beside)) {
+        return error_set(err, -ENAMETOOLONG, "cannot write %s: the name is too long", path);
+    }
+    CLEANUP(fd_closep) int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        return error_set(err, -errno, "cannot write %s: %s", beside, strerror(errno));
+    }
+    int code = write_all(fd, data, size);
+    if (code == 0 && fsync(fd) < 0) {
+        code = -errno;
+    }
+    if (code == 0 && rename(beside, path) < 0) {
+        code = -errno;
+    }
+    if (code < 0) {
+        (void)unlink(beside);
+        return error_set(err, code, "cannot write %s: %s", path, strerror(-code));
+    }
+    return 0;
+}
+
+int file_make_dirs(const char *path, struct error *err)
+{
+    char part[4096];
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof(part)) {
+        return error_set(err, -ENAMETOOLONG, "cannot create folder: bad name \"%s\"", path);
+    }
+    memcpy(part, path, length + 1);
+    for (size_t i = 1; i <= length; i++) {
+        if (part[i] != '/' && part[i] != '\0') {
+            continue;
+        }
+        char keep = part[i];
+        part[i] = '\0';
+        if (mkdir(part, 0755) < 0 && errno != EEXIST) {
+            return error_set(err, -errno, "cannot create folder %s: %s", part, strerror(errno));
+        }
+        part[i] = keep;
+    }
+    struct stat st;
+    if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode)) {
+        return error_set(err, -ENOTDIR, "cannot create folder %s: a file has that name", path);
+    }
+    return 0;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *walk)
+{
+    (void)st, (void)type, (void)walk;
+    return remove(path) == 0 ? 0 : -1;
+}
+
+int file_remove_tree(const char *path, struct error *err)
+{
+    if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0 && errno != ENOENT) {
+        return error_set(err, -errno, "cannot remove %s: %s", path, strerror(errno));
+    }
+    return 0;
+}
+
+int file_sync_dir(const char *path, struct error *err)
+{
+    CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0) {
+        return error_set(err, -errno, "cannot sync folder %s: %s", path, strerror(errno));
+    }
+    return 0;
+}

@@ -1,0 +1,43 @@
+// limits.h: every bound in the system, and how they relate. A module that needs a bound puts it
+// here.
+#ifndef COMMON_BASE_LIMITS_H
+#define COMMON_BASE_LIMITS_H
+
+enum {
+    LOG_LINE_MAX = 2048, // bytes of one log line
+
+    // Text of a task. AZR.md section 3 bounds a repr at 4096; the rest keeps messages small.
+    PROGRAM_BYTES_MAX = 65536, // source of one program
+    INPUT_BYTES_MAX = 16384,   // one argument list
+    OUTPUT_BYTES_MAX = 4096,   // repr of one result
+    MESSAGE_BYTES_MAX = 16384, // the hint of an induction task
+    TASK_INPUTS_MAX = 64,      // input/output pairs of one task
+    TASK_REFERENCES_MAX = 64,  // references shown in one proposal prompt
+
+    // Sequences.
+    PROMPT_TOKENS_MAX = 32768,    // prompt of one rollout
+    RESPONSE_TOKENS_MAX = 32768,  // response of one rollout
+    SAMPLES_MAX = 1024,           // rollouts of one prompt
+    RESPONSE_BYTES_MAX = 1 << 20, // decoded response
+
+    // Wire.
+    MESSAGE_FRAME_MAX = 8 << 20, // bytes of an encoded envelope
+    RAW_FRAME_MAX = 4 << 20,     // bytes of a raw second frame; also the largest weight chunk
+    WORKERS_MAX = 4096,          // actors and verifiers connected at once
+    CREDITS_MAX = 65536,         // work in flight at one worker
+    HEARTBEAT_MS = 1000,         // a worker says that it lives this often
+    HEARTBEAT_LOST_MS = 5000,    // silence after which a worker's leases go back
+    WEIGHTS_BLOB_MAX_GB = 64,    // one version of weights
+
+    // Files that are read whole.
+    CONFIG_BYTES_MAX = 1 << 20,
+    JSON_BYTES_MAX = 64 << 20, // tokenizer.json of a large vocabulary is 11 MB
+    JSON_DEPTH_MAX = 64,
+};
+
+_Static_assert(HEARTBEAT_LOST_MS >= 3 * HEARTBEAT_MS, "two heartbeats may be lost");
+_Static_assert(RESPONSE_BYTES_MAX + 2 * RESPONSE_TOKENS_MAX * 8 + PROMPT_TOKENS_MAX * 5 <
+                   MESSAGE_FRAME_MAX,
+               "a rollout fits one message");
+
+#endif
