@@ -1,12 +1,8 @@
-#include <cmocka.h>
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <zmq.h>
+#include "tests/support.h"
 
 #include "common/wire/zsock.h"
+
+#include <zmq.h>
 
 enum { MESSAGES = 10000 };
 

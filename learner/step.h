@@ -1,0 +1,89 @@
+// step.h: one optimizer step on one rank: forward, loss, backward, clip, AdamW.
+//
+// A trainer owns f32 master weights, gradients and moments, the model in compute form (the weights
+// as published), and `threads` workers, each with its activations. Sequences are packed into
+// micro-batches by a token budget without padding. Gradients are summed in a fixed order, so a
+// step's result depends on the set and order of the sequences only, not on timing, and not on the
+// number of threads.
+#ifndef LEARNER_STEP_H
+#define LEARNER_STEP_H
+
+#include "common/base/error.h"
+#include "common/model/model.h"
+
+// struct sequence is one prompt with its response, borrowed for the call.
+struct sequence {
+    int32_t count;      // tokens
+    const int32_t *ids; // [count]
+    const float *
+        weight; // [count] weight of token i in the loss, normalisation included; 0 = not trained on
+    const float *
+        behaviour; // [count] log-prob under the sampling policy; NULL: next-token loss -weight·logp
+    float advantage;
+    bool on_policy; // sampled by the version that the trainer holds, under its numerics id:
+                    // mismatch must be 0
+    bool corrected; // stale-KV or foreign numerics: truncated importance sampling, cap is_cap
+};
+
+// struct objective: AZR.md section 6.
+struct objective {
+    float clip_low, clip_high; // ρ is clipped to [1-low, 1+high]
+    float dual_clip;           // 0: off; else the bound for A < 0
+    float is_cap;              // cap of the truncated importance weight of `corrected` sequences
+    float entropy_coef;        // bonus per token, weighted as the token
+};
+
+struct optimizer {
+    float lr, beta1, beta2, epsilon, weight_decay, grad_norm_max;
+};
+
+struct step_report {
+    double loss;
+    double grad_norm; // before the clip
+    double entropy;   // mean over trained tokens, nats
+    double ratio_mean;
+    double ratio_max;
+    double clipped;      // share of trained tokens whose gradient the clip removed
+    double mismatch_max; // max |logp_now - behaviour| over on_policy sequences' trained tokens
+    int64_t tokens;      // all tokens run
+    int64_t tokens_trained;
+    bool skipped; // the norm was not finite: nothing was changed
+};
+
+struct trainer;
+
+struct trainer_config {
+    enum compute compute;
+    enum dtype
+        published; // DTYPE_BF16: the forward pass sees rounded weights, as actors do; DTYPE_F32
+    int32_t threads;
+    int32_t micro_tokens; // token budget of a micro-batch; a longer sequence runs alone
+};
+
+// trainer_create takes a copy of `weights` [params->elements].
+int trainer_create(struct trainer **out, const struct shape *shape, const float *weights,
+                   const struct trainer_config *config, struct error *err);
+void trainer_destroy(struct trainer *trainer);
+
+// trainer_step runs one step. `logprobs`, if not NULL, receives per sequence k a pointer to count
+// floats to fill (log-prob of ids[i] given ids[0..i-1]; entry 0 is 0). Engine thread.
+int trainer_step(struct trainer *trainer, const struct sequence *sequences, int32_t count,
+                 const struct objective *objective, const struct optimizer *optimizer,
+                 float *const *logprobs, struct step_report *report, struct error *err);
+
+// trainer_gradients is the gradient of the last step, before the clip [params->elements].
+const float *trainer_gradients(const struct trainer *trainer);
+
+// trainer_state gives the flat arrays for checkpoints and publishing: master weights, first and
+// second moments [params->elements] each, and the count of updates done. Valid until the next step;
+// writing to them must be followed by trainer_refresh.
+struct trainer_state {
+    float *weights, *m, *v;
+    int64_t *updates;
+};
+struct trainer_state trainer_state(struct trainer *trainer);
+void trainer_refresh(struct trainer *trainer);
+
+const struct model *trainer_model(const struct trainer *trainer);
+
+#endif
