@@ -1,0 +1,200 @@
+#include "common/base/run_config.h"
+
+#include "common/base/limits.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/un.h>
+
+static const char *const backend_names[] = {"auto", "rewind", "zygote", NULL};
+static const char *const isolation_names[] = {"strict", "namespaces", "process", NULL};
+static const char *const rollouts_names[] = {"fresh", "reuse", NULL};
+static const char *const data_names[] = {"max_new", "half_new", "uniform", "recent", NULL};
+static const char *const references_names[] = {"uniform", "recent", NULL};
+static const char *const filter_names[] = {"all", "not_always_solved", "sometimes_solved", NULL};
+static const char *const whitening_names[] = {"token", "sequence", NULL};
+static const char *const baseline_names[] = {"block", "task", NULL};
+static const char *const aggregate_names[] = {"block", "token", NULL};
+static const char *const score_names[] = {"binary", "fraction", "any", NULL};
+static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
+static const char *const compute_names[] = {"auto", "f32", "bf16", NULL};
+static const char *const published_names[] = {"bf16", "f32", NULL};
+
+#define INT(key, field, initial, min, max, help)                                                   \
+    INT_OPTION(run_config, key, field, initial, min, max, help)
+#define REAL(key, field, initial, min, max, help)                                                  \
+    REAL_OPTION(run_config, key, field, initial, min, max, help)
+#define BOOL(key, field, initial, help)   BOOL_OPTION(run_config, key, field, initial, help)
+#define STRING(key, field, initial, help) STRING_OPTION(run_config, key, field, initial, help)
+#define CHOICE(key, field, initial, names, help)                                                   \
+    CHOICE_OPTION(run_config, key, field, initial, names, help)
+
+// clang-format off: one row, one line.
+static const struct option rows[] = {
+    STRING("model", model, "",
+           "folder of the starting model (config.json, tokenizer.json, model.safetensors)"),
+    STRING("run_dir", run_dir, "", "run folder; empty: runs/DATE-TIME"),
+    INT("steps", steps, "500", 1, 1e9, "optimizer steps, then the run ends"),
+    INT("seed", seed, "1", 0, 9e15, "of every random number of the run"),
+    INT("actors", actors, "1", 0, WORKERS_MAX, "actor processes that `kelvin train` starts"),
+    INT("verifiers", verifiers, "1", 0, WORKERS_MAX,
+        "verifier processes that `kelvin train` starts"),
+    STRING("endpoint", endpoint, "", "control socket; empty: ipc:// in the run folder"),
+    STRING("weights_endpoint", weights_endpoint, "",
+           "weight socket; empty: ipc:// in the run folder"),
+    INT("connect_timeout_s", connect_timeout_s, "60", 1, 86400,
+        "a worker gives up when no learner answers for so long"),
+
+    STRING("azr.style", azr.style, "compact", "prompt style: compact, azr, chatml, llama3"),
+    INT("azr.batch", azr.batch, "64", 1, 65536,
+        "B: proposals, and tasks to solve, per task type and step"),
+    INT("azr.references", azr.references, "6", 0, TASK_REFERENCES_MAX,
+        "K: stored tasks shown to a proposer"),
+    INT("azr.inputs", azr.inputs, "10", 2, TASK_INPUTS_MAX, "N: inputs of an induction task"),
+    INT("azr.samples", azr.samples, "8", 2, SAMPLES_MAX,
+        "n: solver rollouts that estimate a proposal's accuracy"),
+    CHOICE("azr.solver_rollouts", azr.solver_rollouts, "fresh", rollouts_names,
+           "train on fresh rollouts, or reuse the n estimation rollouts"),
+    CHOICE("azr.solver_data", azr.solver_data, "max_new", data_names,
+           "which tasks are solved: new ones first, half, uniform, recent"),
+    CHOICE("azr.reference_sampling", azr.reference_sampling, "uniform", references_names,
+           "which stored tasks are references"),
+    CHOICE("azr.filter", azr.filter, "all", filter_names, "which valid tasks enter the store"),
+    INT("azr.seed_factor", azr.seed_factor, "4", 1, 1024,
+        "seeding ends at batch × this many valid tasks"),
+    STRING("azr.seed_file", azr.seed_file, "",
+           "JSON lines to seed the stores from; empty: propose from the zero triplet"),
+    INT("azr.tasks_max", azr.tasks_max, "16384", 16, 1 << 24,
+        "tasks kept per type; the oldest non-seed leaves"),
+    BOOL("azr.deduction", azr.deduction, "true", "play deduction (predict the output)"),
+    BOOL("azr.abduction", azr.abduction, "true", "play abduction (find an input)"),
+    BOOL("azr.induction", azr.induction, "true", "play induction (write the program)"),
+    BOOL("azr.error", azr.error, "false", "play error deduction (name the exception)"),
+    BOOL("azr.propose", azr.propose, "true", "train the proposer; false: solver only"),
+    INT("azr.warmup_solver_steps", azr.warmup_solver_steps, "0", 0, 1e9,
+        "first steps that train the solver only"),
+    CHOICE("azr.whitening", azr.whitening, "token", whitening_names,
+           "TRR++ weighs a response by its tokens or once"),
+    CHOICE("azr.baseline", azr.baseline, "block", baseline_names,
+           "mean over the block, or over a task's n rollouts"),
+    CHOICE("azr.aggregate", azr.aggregate, "block", aggregate_names,
+           "every block weighs the same, or every token"),
+    REAL("azr.zero_learnability_reward", azr.zero_learnability_reward, "-0.5", -1, 1,
+         "a proposal that is always or never solved"),
+    REAL("azr.invalid_reward", azr.invalid_reward, "-1", -1, 0,
+         "an invalid proposal, or a wrong format in either role"),
+    REAL("azr.duplicate_reward", azr.duplicate_reward, "0", -1, 1,
+         "added to a proposal that the store already holds"),
+    REAL("azr.wrong_reward", azr.wrong_reward, "-0.5", -1, 0, "a well-formatted wrong answer"),
+    CHOICE("azr.induction_score", azr.induction_score, "binary", score_names,
+           "all hidden pairs, their share, or any"),
+    INT("azr.staleness", azr.staleness, "0", 0, 64,
+        "S: versions that data may be old; 0 is synchronous"),
+
+    REAL("rollout.temperature", rollout.temperature, "1", 0, 10,
+         "sampling temperature; 0 is greedy"),
+    REAL("rollout.top_p", rollout.top_p, "1", 0, 1, "nucleus; 1 is off"),
+    INT("rollout.top_k", rollout.top_k, "0", 0, 1 << 20, "best k; 0 is off"),
+    REAL("rollout.min_p", rollout.min_p, "0", 0, 1, "share of the best probability; 0 is off"),
+    INT("rollout.prompt_tokens_max", rollout.prompt_tokens_max, "6144", 16, PROMPT_TOKENS_MAX,
+        "longest prompt"),
+    INT("rollout.response_tokens_max", rollout.response_tokens_max, "8096", 1, RESPONSE_TOKENS_MAX,
+        "longest response"),
+
+    REAL("loss.clip_low", loss.clip_low, "0.2", 0, 1, "ratio is clipped below 1 minus this"),
+    REAL("loss.clip_high", loss.clip_high, "0.2", 0, 10, "ratio is clipped above 1 plus this"),
+    REAL("loss.dual_clip", loss.dual_clip, "0", 0, 100,
+         "bound for negative advantages (3 in the literature); 0 is off"),
+    REAL("loss.is_cap", loss.is_cap, "2", 1, 100,
+         "cap of truncated importance sampling where numerics differ"),
+    REAL("loss.entropy_coef", loss.entropy_coef, "0.001", 0, 1, "entropy bonus"),
+
+    REAL("optimizer.lr", optimizer.lr, "1e-6", 0, 1, "AdamW step size"),
+    REAL("optimizer.beta1", optimizer.beta1, "0.9", 0, 0.9999, "AdamW first moment"),
+    REAL("optimizer.beta2", optimizer.beta2, "0.999", 0, 0.999999, "AdamW second moment"),
+    REAL("optimizer.epsilon", optimizer.epsilon, "1e-8", 1e-16, 1, "AdamW epsilon"),
+    REAL("optimizer.weight_decay", optimizer.weight_decay, "0", 0, 1, "AdamW decoupled decay"),
+    REAL("optimizer.grad_norm_max", optimizer.grad_norm_max, "1", 0, 1e9,
+         "gradient norm is clipped to this"),
+    CHOICE("optimizer.schedule", optimizer.schedule, "constant", schedule_names,
+           "step size after the warm-up"),
+    INT("optimizer.warmup_steps", optimizer.warmup_steps, "0", 0, 1e9, "steps of linear warm-up"),
+    REAL("optimizer.lr_final", optimizer.lr_final, "0.1", 0, 1,
+         "share of lr at the last step (linear, cosine)"),
+
+    INT("learner.threads", learner.threads, "0", 0, 1024, "learner threads; 0: one per core"),
+    INT("learner.micro_tokens", learner.micro_tokens, "2048", 64, 1 << 20,
+        "token budget of a micro-batch"),
+    CHOICE("learner.compute", learner.compute, "auto", compute_names,
+           "compute type of actor and learner"),
+    CHOICE("learner.published", learner.published, "bf16", published_names,
+           "type of the published weights"),
+    INT("learner.lease_s", learner.lease_s, "600", 1, 86400,
+        "a leased prompt goes back to the queue after so long"),
+
+    INT("actor.threads", actor.threads, "0", 0, 1024, "actor threads; 0: one per core"),
+    INT("actor.rows", actor.rows, "64", 1, 4096, "sequences that run at once in a thread"),
+    INT("actor.kv_tokens", actor.kv_tokens, "65536", 1024, 1 << 28,
+        "KV cache, in tokens, per thread"),
+    INT("actor.prefill_rows", actor.prefill_rows, "256", 32, 8192,
+        "rows of one engine call, prompt chunks included"),
+    INT("actor.capacity", actor.capacity, "1024", 1, CREDITS_MAX,
+        "samples that an actor takes at once"),
+
+    INT("verifier.workers", verifier.workers, "0", 0, 1024,
+        "sandboxes that run at once; 0: one per core"),
+    CHOICE("verifier.backend", verifier.backend, "auto", backend_names,
+           "rewind (Linux 6.7 and later) or zygote"),
+    CHOICE("verifier.isolation", verifier.isolation, "namespaces", isolation_names,
+           "least isolation that is accepted"),
+    INT("verifier.timeout_ms", verifier.timeout_ms, "10000", 10, 600000, "wall time of one run"),
+    INT("verifier.memory_mb", verifier.memory_mb, "256", 64, 65536, "address space of one run"),
+    INT("verifier.images", verifier.images, "2", 2, 8,
+        "k: interpreters that must agree on a proposal"),
+    BOOL("verifier.allow_none", verifier.allow_none, "false", "accept programs that return None"),
+    BOOL("verifier.multiple_functions", verifier.multiple_functions, "false",
+         "accept helpers and classes beside f"),
+    STRING("verifier.forbid", verifier.forbid, "", "more forbidden modules, separated by spaces"),
+
+    INT("checkpoint.every", checkpoint.every, "50", 0, 1e9,
+        "steps between checkpoints; 0: only the last"),
+    INT("checkpoint.keep", checkpoint.keep, "3", 1, 1000, "checkpoints kept"),
+};
+// clang-format on
+
+const struct option_table run_options = {.rows = rows,
+                                         .count = (int)(sizeof(rows) / sizeof(*rows))};
+
+int run_config_read(struct run_config *config, const char *path, char *const *words, int count,
+                    struct error *err)
+{
+    config_defaults(config, &run_options);
+    int code = path == NULL ? 0 : config_load(config, &run_options, path, err);
+    for (int i = 0; code == 0 && i < count; i++) {
+        code = config_set(config, &run_options, words[i], "command line", err);
+    }
+    return code;
+}
+
+static int socket_in_run(char *out, const char *run_dir, const char *name, struct error *err)
+{
+    if (out[0] != '\0') {
+        return 0;
+    }
+    int length = snprintf(out, CONFIG_STRING_MAX, "ipc://%s/%s", run_dir, name);
+    size_t path_max = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
+    if (length < 0 || (size_t)length - strlen("ipc://") > path_max) {
+        return error_set(err, -ENAMETOOLONG,
+                         "run_dir %s is too long for a socket's name; choose a shorter one or set "
+                         "endpoint and weights_endpoint",
+                         run_dir);
+    }
+    return 0;
+}
+
+int run_config_endpoints(struct run_config *config, struct error *err)
+{
+    int code = socket_in_run(config->endpoint, config->run_dir, "control.sock", err);
+    return code < 0 ? code
+                    : socket_in_run(config->weights_endpoint, config->run_dir, "weights.sock", err);
+}

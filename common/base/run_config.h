@@ -1,0 +1,124 @@
+// run_config.h: the one option table of a run. Every program of a run reads the same file with the
+// same table, so a key means the same wherever it stands; each uses the sections that concern it.
+#ifndef COMMON_BASE_RUN_CONFIG_H
+#define COMMON_BASE_RUN_CONFIG_H
+
+#include "common/base/config.h"
+
+enum backend_choice { BACKEND_AUTO, BACKEND_REWIND, BACKEND_ZYGOTE };
+enum isolation { ISOLATION_STRICT, ISOLATION_NAMESPACES, ISOLATION_PROCESS };
+enum solver_rollouts { ROLLOUTS_FRESH, ROLLOUTS_REUSE };
+enum solver_data { DATA_MAX_NEW, DATA_HALF_NEW, DATA_UNIFORM, DATA_RECENT };
+enum reference_sampling { REFERENCES_UNIFORM, REFERENCES_RECENT };
+enum task_filter { FILTER_ALL, FILTER_NOT_ALWAYS_SOLVED, FILTER_SOMETIMES_SOLVED };
+enum whitening { WHITEN_TOKEN, WHITEN_SEQUENCE };
+enum baseline { BASELINE_BLOCK, BASELINE_TASK };
+enum aggregate { AGGREGATE_BLOCK, AGGREGATE_TOKEN };
+enum induction_score { SCORE_BINARY, SCORE_FRACTION, SCORE_ANY };
+enum lr_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
+enum compute_choice { CHOOSE_AUTO, CHOOSE_F32, CHOOSE_BF16 };
+enum published_type { PUBLISH_BF16, PUBLISH_F32 };
+
+struct run_config {
+    // the run
+    char model[CONFIG_STRING_MAX];
+    char run_dir[CONFIG_STRING_MAX];
+    int64_t steps;
+    int64_t seed;
+    int64_t actors;
+    int64_t verifiers;
+    char endpoint[CONFIG_STRING_MAX];
+    char weights_endpoint[CONFIG_STRING_MAX];
+    int64_t connect_timeout_s;
+
+    struct {
+        char style[CONFIG_STRING_MAX];
+        int64_t batch;
+        int64_t references;
+        int64_t inputs;
+        int64_t samples;
+        int solver_rollouts;
+        int solver_data;
+        int reference_sampling;
+        int filter;
+        int64_t seed_factor;
+        char seed_file[CONFIG_STRING_MAX];
+        int64_t tasks_max;
+        bool deduction, abduction, induction, error;
+        bool propose;
+        int64_t warmup_solver_steps;
+        int whitening;
+        int baseline;
+        int aggregate;
+        double zero_learnability_reward;
+        double invalid_reward;
+        double duplicate_reward;
+        double wrong_reward;
+        int induction_score;
+        int64_t staleness;
+    } azr;
+
+    struct {
+        double temperature, top_p, min_p;
+        int64_t top_k;
+        int64_t prompt_tokens_max;
+        int64_t response_tokens_max;
+    } rollout;
+
+    struct {
+        double clip_low, clip_high, dual_clip, is_cap, entropy_coef;
+    } loss;
+
+    struct {
+        double lr, beta1, beta2, epsilon, weight_decay, grad_norm_max, lr_final;
+        int schedule;
+        int64_t warmup_steps;
+    } optimizer;
+
+    struct {
+        int64_t threads;
+        int64_t micro_tokens;
+        int compute;
+        int published;
+        int64_t lease_s;
+    } learner;
+
+    struct {
+        int64_t threads;
+        int64_t rows;
+        int64_t kv_tokens;
+        int64_t prefill_rows;
+        int64_t capacity;
+    } actor;
+
+    struct {
+        int64_t workers;
+        int backend;
+        int isolation;
+        int64_t timeout_ms;
+        int64_t memory_mb;
+        int64_t images;
+        bool allow_none;
+        bool multiple_functions;
+        char forbid[CONFIG_STRING_MAX];
+    } verifier;
+
+    struct {
+        int64_t every;
+        int64_t keep;
+    } checkpoint;
+};
+
+// run_options is the table of struct run_config.
+extern const struct option_table run_options;
+
+// run_config_read applies the defaults, then the file (NULL: none), then `words` (key=value)
+// [count].
+int run_config_read(struct run_config *config, const char *path, char *const *words, int count,
+                    struct error *err);
+
+// run_config_endpoints fills empty endpoints with ipc:// sockets in the run folder. -ENAMETOOLONG
+// when its path is too long for a socket (107 bytes).
+int run_config_endpoints(struct run_config *config, struct error *err);
+
+#endif
