@@ -1,7 +1,8 @@
 // json.h: jansson with our limits and our errors.
 //
 // Values are jansson's own (`json_t`, borrowed and owned as its manual says); this module adds
-// bounded parsing and typed access whose errors name what was read.
+// bounded parsing and typed access whose errors name what was read. jansson.h itself defines
+// json_decrefp for CLEANUP.
 #ifndef COMMON_BASE_JSON_H
 #define COMMON_BASE_JSON_H
 
@@ -12,11 +13,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-static inline void json_decrefp(json_t **json)
-{
-    json_decref(*json);
-}
 
 // json_parse reads one JSON text (strict, UTF-8, no duplicate keys, any top-level value, at most
 // JSON_DEPTH_MAX deep). `what` names the source in errors. The caller owns *out.
