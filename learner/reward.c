@@ -1,0 +1,30 @@
+#include "learner/reward.h"
+
+#include "common/base/check.h"
+
+double reward_learnability(double accuracy, double zero)
+{
+    return accuracy > 0.0 && accuracy < 1.0 ? 1.0 - accuracy : zero;
+}
+
+double reward_propose(const struct run_config *config, const struct proposal_result *result)
+{
+    CHECK(result->outcome != OUTCOME_INFRASTRUCTURE);
+    if (result->outcome != OUTCOME_OK || !result->formatted) {
+        return config->azr.invalid_reward;
+    }
+    double reward = reward_learnability(result->accuracy, config->azr.zero_learnability_reward);
+    if (result->duplicate && reward > config->azr.duplicate_reward) {
+        reward = config->azr.duplicate_reward;
+    }
+    return reward;
+}
+
+double reward_solve(const struct run_config *config, const struct answer_result *result)
+{
+    CHECK(result->outcome != OUTCOME_INFRASTRUCTURE);
+    if (!result->formatted) {
+        return config->azr.invalid_reward;
+    }
+    return result->score > 0.0 ? result->score : config->azr.wrong_reward;
+}

@@ -1,0 +1,507 @@
+#include "learner/tasks.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/json.h"
+
+#include <errno.h>
+#include <math.h>
+#include <sodium.h>
+#include <sqlite3.h>
+#include <string.h>
+
+enum { APPLICATION_ID = 0x4b454c56, SCHEMA_VERSION = 1, BUSY_MS = 5000 };
+
+static const char schema[] =
+    "PRAGMA application_id=1262832726; PRAGMA user_version=1;"
+    "CREATE TABLE tasks(id INTEGER PRIMARY KEY, kind TEXT NOT NULL, step INTEGER NOT NULL,"
+    " left_step INTEGER, digest INTEGER NOT NULL, accuracy REAL, program TEXT NOT NULL,"
+    " inputs TEXT NOT NULL, outputs TEXT NOT NULL, message TEXT NOT NULL, parents TEXT NOT NULL);"
+    "CREATE INDEX tasks_by_step ON tasks(step);"
+    "CREATE TABLE rollouts(id INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL,"
+    " role TEXT NOT NULL, slot INTEGER NOT NULL, sample INTEGER NOT NULL, task INTEGER,"
+    " seed INTEGER NOT NULL, trained INTEGER NOT NULL, reward REAL, advantage REAL,"
+    " finish TEXT NOT NULL, text TEXT NOT NULL, prompt BLOB, tokens BLOB, logprobs BLOB,"
+    " versions TEXT NOT NULL, numerics TEXT NOT NULL);"
+    "CREATE INDEX rollouts_by_step ON rollouts(step);"
+    "CREATE INDEX rollouts_by_task ON rollouts(task);"
+    "CREATE TABLE verdicts(rollout INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
+    " formatted INTEGER NOT NULL, score REAL NOT NULL, answer TEXT NOT NULL,"
+    " exception TEXT NOT NULL, detail TEXT NOT NULL, scratchpad INTEGER NOT NULL,"
+    " wall_us INTEGER NOT NULL, cpu_us INTEGER NOT NULL);";
+
+enum statement { ADD_TASK, LEAVE_TASK, GET_TASK, STATEMENTS };
+
+static const char *const statement_texts[STATEMENTS] = {
+    [ADD_TASK] = "INSERT INTO tasks VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
+    [LEAVE_TASK] = "UPDATE tasks SET left_step=?2 WHERE id=?1",
+    [GET_TASK] = "SELECT kind,step,program,inputs,outputs,message,parents FROM tasks WHERE id=?1",
+};
+
+struct tasks {
+    sqlite3 *db;
+    sqlite3_stmt *statements[STATEMENTS];
+    char *path;
+    struct task_index index[KINDS];
+    uint64_t next_task;
+    bool open_transaction;
+};
+
+static int store_error(const struct tasks *tasks, struct error *err)
+{
+    int code = sqlite3_errcode(tasks->db) == SQLITE_FULL ? -ENOSPC : -EIO;
+    return error_set(err, code, "%s: %s", tasks->path, sqlite3_errmsg(tasks->db));
+}
+
+static int run(struct tasks *tasks, const char *sql, struct error *err)
+{
+    if (sqlite3_exec(tasks->db, sql, NULL, NULL, NULL) != SQLITE_OK) {
+        return store_error(tasks, err);
+    }
+    return 0;
+}
+
+// The single integer that a query gives.
+static int query_integer(struct tasks *tasks, const char *sql, int64_t *out, struct error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    if (sqlite3_prepare_v2(tasks->db, sql, -1, &statement, NULL) != SQLITE_OK) {
+        return store_error(tasks, err);
+    }
+    int code = sqlite3_step(statement);
+    *out = code == SQLITE_ROW ? sqlite3_column_int64(statement, 0) : 0;
+    (void)sqlite3_finalize(statement);
+    return code == SQLITE_ROW || code == SQLITE_DONE ? 0 : store_error(tasks, err);
+}
+
+// An empty file becomes a store; anything else must be one.
+static int check_schema(struct tasks *tasks, struct error *err)
+{
+    int64_t application = 0;
+    int64_t version = 0;
+    int64_t tables = 0;
+    int code = query_integer(tasks, "PRAGMA application_id", &application, err);
+    code = code < 0 ? code : query_integer(tasks, "PRAGMA user_version", &version, err);
+    code =
+        code < 0 ? code : query_integer(tasks, "SELECT count(*) FROM sqlite_master", &tables, err);
+    if (code < 0) {
+        return code;
+    }
+    if (tables == 0 && application == 0) {
+        code = run(tasks, "BEGIN IMMEDIATE", err);
+        code = code < 0 ? code : run(tasks, schema, err);
+        return code < 0 ? code : run(tasks, "COMMIT", err);
+    }
+    if (application != APPLICATION_ID) {
+        return error_set(err, -EINVAL,
+                         "%s is an SQLite file but not a task store of Kelvin; choose another "
+                         "run_dir",
+                         tasks->path);
+    }
+    if (version != SCHEMA_VERSION) {
+        return error_set(err, -EINVAL,
+                         "%s has schema %lld and this program knows schema %d; use the Kelvin that "
+                         "wrote it",
+                         tasks->path, (long long)version, SCHEMA_VERSION);
+    }
+    return 0;
+}
+
+static int kind_of_name(const char *name)
+{
+    for (int kind = 0; kind < KINDS; kind++) {
+        if (name != NULL && strcmp(name, task_kind_name((enum task_kind)kind)) == 0) {
+            return kind;
+        }
+    }
+    return -1;
+}
+
+static int load_indexes(struct tasks *tasks, struct error *err)
+{
+    for (int kind = 0; kind < KINDS; kind++) {
+        tasks->index[kind].count = 0;
+    }
+    sqlite3_stmt *rows = NULL;
+    if (sqlite3_prepare_v2(tasks->db,
+                           "SELECT id,kind,step,digest FROM tasks WHERE left_step IS NULL"
+                           " ORDER BY id",
+                           -1, &rows, NULL) != SQLITE_OK) {
+        return store_error(tasks, err);
+    }
+    int code = 0;
+    while (code == 0 && sqlite3_step(rows) == SQLITE_ROW) {
+        int kind = kind_of_name((const char *)sqlite3_column_text(rows, 1));
+        if (kind < 0) {
+            code = error_set(err, -EINVAL, "%s: task %lld is of an unknown kind", tasks->path,
+                             (long long)sqlite3_column_int64(rows, 0));
+            break;
+        }
+        struct task_entry entry = {.id = (uint64_t)sqlite3_column_int64(rows, 0),
+                                   .step = sqlite3_column_int64(rows, 2),
+                                   .digest = (uint64_t)sqlite3_column_int64(rows, 3)};
+        (void)task_index_add(&tasks->index[kind], entry);
+    }
+    (void)sqlite3_finalize(rows);
+    int64_t task = 0;
+    code = code < 0 ? code : query_integer(tasks, "SELECT max(id) FROM tasks", &task, err);
+    tasks->next_task = (uint64_t)task + 1;
+    return code;
+}
+
+static int prepare(struct tasks *tasks, struct error *err)
+{
+    for (int i = 0; i < STATEMENTS; i++) {
+        if (sqlite3_prepare_v3(tasks->db, statement_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
+                               &tasks->statements[i], NULL) != SQLITE_OK) {
+            return store_error(tasks, err);
+        }
+    }
+    return 0;
+}
+
+void tasks_close(struct tasks *tasks)
+{
+    if (tasks == NULL) {
+        return;
+    }
+    for (int i = 0; i < STATEMENTS; i++) {
+        (void)sqlite3_finalize(tasks->statements[i]);
+    }
+    if (tasks->open_transaction) {
+        (void)sqlite3_exec(tasks->db, "ROLLBACK", NULL, NULL, NULL);
+    }
+    (void)sqlite3_close(tasks->db);
+    for (int kind = 0; kind < KINDS; kind++) {
+        task_index_finish(&tasks->index[kind]);
+    }
+    free(tasks->path);
+    free(tasks);
+}
+
+CLEANUP_FUNCTION(struct tasks, tasks_close)
+
+int tasks_open(struct tasks **out, const char *path, int32_t tasks_max, struct error *err)
+{
+    CLEANUP(tasks_closep) struct tasks *tasks = calloc(1, sizeof(*tasks));
+    if (tasks == NULL || (tasks->path = strdup(path)) == NULL) {
+        return error_set(err, -ENOMEM, "%s: out of memory", path);
+    }
+    int code = 0;
+    for (int kind = 0; kind < KINDS && code == 0; kind++) {
+        code = task_index_init(&tasks->index[kind], tasks_max, err);
+    }
+    if (code < 0) {
+        return code;
+    }
+    if (sqlite3_open_v2(path, &tasks->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
+        SQLITE_OK) {
+        return error_set(err, -EIO, "%s: %s; check the path and its permissions", path,
+                         sqlite3_errmsg(tasks->db));
+    }
+    (void)sqlite3_busy_timeout(tasks->db, BUSY_MS);
+    code = check_schema(tasks, err);
+    code = code < 0 ? code : run(tasks, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", err);
+    code = code < 0 ? code : prepare(tasks, err);
+    code = code < 0 ? code : load_indexes(tasks, err);
+    if (code < 0) {
+        return code;
+    }
+    *out = TAKE(tasks);
+    return 0;
+}
+
+sqlite3 *tasks_db(struct tasks *tasks)
+{
+    return tasks->db;
+}
+
+const char *tasks_path(const struct tasks *tasks)
+{
+    return tasks->path;
+}
+
+int tasks_begin(struct tasks *tasks, struct error *err)
+{
+    CHECK(!tasks->open_transaction);
+    int code = run(tasks, "BEGIN IMMEDIATE", err);
+    tasks->open_transaction = code == 0;
+    return code;
+}
+
+int tasks_commit(struct tasks *tasks, struct error *err)
+{
+    CHECK(tasks->open_transaction);
+    int code = run(tasks, "COMMIT", err);
+    tasks->open_transaction = code < 0;
+    return code;
+}
+
+int tasks_forget(struct tasks *tasks, int64_t step, struct error *err)
+{
+    char sql[512];
+    (void)snprintf(
+        sql, sizeof(sql),
+        "BEGIN IMMEDIATE;"
+        "DELETE FROM verdicts WHERE rollout IN (SELECT id FROM rollouts WHERE step>%lld);"
+        "DELETE FROM rollouts WHERE step>%lld;"
+        "DELETE FROM tasks WHERE step>%lld;"
+        "UPDATE tasks SET left_step=NULL WHERE left_step>%lld;"
+        "COMMIT",
+        (long long)step, (long long)step, (long long)step, (long long)step);
+    int code = run(tasks, sql, err);
+    if (code < 0) {
+        (void)sqlite3_exec(tasks->db, "ROLLBACK", NULL, NULL, NULL);
+        return code;
+    }
+    return load_indexes(tasks, err);
+}
+
+// Lines lose trailing blanks and blank lines vanish, so that layout makes no new task.
+static void hash_program(crypto_generichash_state *hash, const char *program)
+{
+    while (*program != '\0') {
+        size_t length = strcspn(program, "\n");
+        size_t kept = length;
+        while (kept > 0 && strchr(" \t\r", program[kept - 1]) != NULL) {
+            kept--;
+        }
+        if (kept > 0) {
+            (void)crypto_generichash_update(hash, (const unsigned char *)program, kept);
+            (void)crypto_generichash_update(hash, (const unsigned char *)"\n", 1);
+        }
+        program += length + (program[length] == '\n');
+    }
+}
+
+static void hash_trimmed(crypto_generichash_state *hash, const char *text)
+{
+    text += strspn(text, " \t\r\n");
+    size_t length = strlen(text);
+    while (length > 0 && strchr(" \t\r\n", text[length - 1]) != NULL) {
+        length--;
+    }
+    (void)crypto_generichash_update(hash, (const unsigned char *)text, length);
+    (void)crypto_generichash_update(hash, (const unsigned char *)"", 1); // its NUL ends the input
+}
+
+uint64_t tasks_digest(const Kelvin__Task *task)
+{
+    crypto_generichash_state hash;
+    (void)crypto_generichash_init(&hash, NULL, 0, 16);
+    unsigned char kind = (unsigned char)task->kind;
+    (void)crypto_generichash_update(&hash, &kind, 1);
+    hash_program(&hash, task->program);
+    for (size_t i = 0; i < task->n_inputs; i++) {
+        hash_trimmed(&hash, task->inputs[i]);
+    }
+    unsigned char bytes[16];
+    (void)crypto_generichash_final(&hash, bytes, sizeof(bytes));
+    uint64_t digest = 0;
+    memcpy(&digest, bytes, sizeof(digest));
+    return digest;
+}
+
+bool tasks_has(const struct tasks *tasks, const Kelvin__Task *task)
+{
+    return task_index_has(&tasks->index[task->kind], tasks_digest(task));
+}
+
+const struct task_index *tasks_index(const struct tasks *tasks, enum task_kind kind)
+{
+    return &tasks->index[kind];
+}
+
+uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling mode,
+                            struct rng *rng)
+{
+    const struct task_index *deduction = &tasks->index[KIND_DEDUCTION];
+    const struct task_index *abduction = &tasks->index[KIND_ABDUCTION];
+    uint64_t both = (uint64_t)deduction->count + (uint64_t)abduction->count;
+    if (both == 0) {
+        return 0;
+    }
+    // Uniform over the concatenation; `recent` keeps the split and weighs inside the half.
+    bool first = rng_below(rng, both) < (uint64_t)deduction->count;
+    uint64_t id = 0;
+    (void)task_index_sample(first ? deduction : abduction, &id, 1, mode, rng);
+    return id;
+}
+
+static void bind_text(sqlite3_stmt *row, int column, const char *text)
+{
+    (void)sqlite3_bind_text(row, column, text, -1, SQLITE_STATIC);
+}
+
+// Binds a list of strings as a JSON array.
+static void bind_texts(sqlite3_stmt *row, int column, char **texts, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        // Bytes that are no UTF-8 cannot occur: the codec refuses such strings.
+        (void)json_array_append_new(array, json_string(texts[i]));
+    }
+    char *text = json_dumps(array, JSON_COMPACT | JSON_ENSURE_ASCII);
+    json_decref(array);
+    CHECK(text != NULL);
+    (void)sqlite3_bind_text(row, column, text, -1, free);
+}
+
+static void bind_numbers(sqlite3_stmt *row, int column, const uint64_t *numbers, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        (void)json_array_append_new(array, json_integer((json_int_t)numbers[i]));
+    }
+    char *text = json_dumps(array, JSON_COMPACT);
+    json_decref(array);
+    CHECK(text != NULL);
+    (void)sqlite3_bind_text(row, column, text, -1, free);
+}
+
+// Runs a statement that gives no rows and makes it ready for the next time.
+static int finish(struct tasks *tasks, sqlite3_stmt *row, struct error *err)
+{
+    int code = sqlite3_step(row) == SQLITE_DONE ? 0 : store_error(tasks, err);
+    (void)sqlite3_reset(row);
+    (void)sqlite3_clear_bindings(row);
+    return code;
+}
+
+int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t now,
+              bool *duplicate, struct error *err)
+{
+    enum task_kind kind = (enum task_kind)task->kind;
+    uint64_t digest = tasks_digest(task);
+    if (task_index_has(&tasks->index[kind], digest)) {
+        task->id = 0;
+        *duplicate = true;
+        return 0;
+    }
+    sqlite3_stmt *row = tasks->statements[ADD_TASK];
+    (void)sqlite3_bind_int64(row, 1, (int64_t)tasks->next_task);
+    bind_text(row, 2, task_kind_name(kind));
+    (void)sqlite3_bind_int64(row, 3, (int64_t)task->step);
+    (void)sqlite3_bind_int64(row, 5, (int64_t)digest);
+    if (!isnan(accuracy)) {
+        (void)sqlite3_bind_double(row, 6, accuracy);
+    }
+    bind_text(row, 7, task->program);
+    bind_texts(row, 8, task->inputs, task->n_inputs);
+    bind_texts(row, 9, task->outputs, task->n_outputs);
+    bind_text(row, 10, task->message);
+    bind_numbers(row, 11, task->parents, task->n_parents);
+    int code = finish(tasks, row, err);
+    if (code < 0) {
+        return code;
+    }
+    task->id = tasks->next_task++;
+    *duplicate = false;
+    struct task_entry entry = {.id = task->id, .step = (int64_t)task->step, .digest = digest};
+    uint64_t left = task_index_add(&tasks->index[kind], entry);
+    if (left == 0) {
+        return 0;
+    }
+    row = tasks->statements[LEAVE_TASK];
+    (void)sqlite3_bind_int64(row, 1, (int64_t)left);
+    (void)sqlite3_bind_int64(row, 2, now);
+    return finish(tasks, row, err);
+}
+
+static char *column_copy(sqlite3_stmt *row, int column)
+{
+    const unsigned char *text = sqlite3_column_text(row, column);
+    char *copy = strdup(text == NULL ? "" : (const char *)text);
+    CHECK(copy != NULL);
+    return copy;
+}
+
+// The JSON array of strings in a column, as protobuf-c wants it.
+static int read_texts(struct tasks *tasks, sqlite3_stmt *row, int column, char ***out,
+                      size_t *count, struct error *err)
+{
+    const char *text = (const char *)sqlite3_column_text(row, column);
+    json_t *array = text == NULL ? NULL : json_loads(text, 0, NULL);
+    size_t size = json_array_size(array);
+    char **texts = calloc(size + 1, sizeof(*texts));
+    CHECK(texts != NULL);
+    for (size_t i = 0; i < size; i++) {
+        const char *item = json_string_value(json_array_get(array, i));
+        texts[i] = strdup(item == NULL ? "" : item);
+        CHECK(texts[i] != NULL);
+    }
+    bool broken = array == NULL || !json_is_array(array);
+    json_decref(array);
+    *out = texts;
+    *count = size;
+    return broken ? error_set(err, -EINVAL, "%s: a task's inputs are no JSON array", tasks->path)
+                  : 0;
+}
+
+static void read_parents(sqlite3_stmt *row, int column, Kelvin__Task *task)
+{
+    const char *text = (const char *)sqlite3_column_text(row, column);
+    json_t *array = text == NULL ? NULL : json_loads(text, 0, NULL);
+    task->n_parents = json_array_size(array);
+    task->parents = calloc(task->n_parents + 1, sizeof(*task->parents));
+    CHECK(task->parents != NULL);
+    for (size_t i = 0; i < task->n_parents; i++) {
+        task->parents[i] = (uint64_t)json_integer_value(json_array_get(array, i));
+    }
+    json_decref(array);
+}
+
+static void task_free(Kelvin__Task *task)
+{
+    if (task != NULL) {
+        kelvin__task__free_unpacked(task, NULL);
+    }
+}
+
+CLEANUP_FUNCTION(Kelvin__Task, task_free)
+
+static int read_task(struct tasks *tasks, sqlite3_stmt *row, uint64_t id, Kelvin__Task **out,
+                     struct error *err)
+{
+    CLEANUP(task_freep) Kelvin__Task *task = calloc(1, sizeof(*task));
+    CHECK(task != NULL);
+    kelvin__task__init(task);
+    int kind = kind_of_name((const char *)sqlite3_column_text(row, 0));
+    if (kind < 0) {
+        return error_set(err, -EINVAL, "%s: task %llu is of an unknown kind", tasks->path,
+                         (unsigned long long)id);
+    }
+    task->id = id;
+    task->kind = (Kelvin__TaskKind)kind;
+    task->step = (uint64_t)sqlite3_column_int64(row, 1);
+    task->program = column_copy(row, 2);
+    task->message = column_copy(row, 5);
+    int code = read_texts(tasks, row, 3, &task->inputs, &task->n_inputs, err);
+    code = code < 0 ? code : read_texts(tasks, row, 4, &task->outputs, &task->n_outputs, err);
+    read_parents(row, 6, task);
+    if (code == 0) {
+        *out = TAKE(task);
+    }
+    return code;
+}
+
+int tasks_get(struct tasks *tasks, uint64_t id, Kelvin__Task **out, struct error *err)
+{
+    sqlite3_stmt *row = tasks->statements[GET_TASK];
+    (void)sqlite3_bind_int64(row, 1, (int64_t)id);
+    int code = 0;
+    switch (sqlite3_step(row)) {
+    case SQLITE_ROW:
+        code = read_task(tasks, row, id, out, err);
+        break;
+    case SQLITE_DONE:
+        code = error_set(err, -ENOENT, "%s: there is no task %llu", tasks->path,
+                         (unsigned long long)id);
+        break;
+    default:
+        code = store_error(tasks, err);
+        break;
+    }
+    (void)sqlite3_reset(row);
+    return code;
+}
