@@ -18,6 +18,7 @@ enum {
     PROMPT_TOKENS_MAX = 32768,    // prompt of one rollout
     RESPONSE_TOKENS_MAX = 32768,  // response of one rollout
     SAMPLES_MAX = 1024,           // rollouts of one prompt
+    STALENESS_MAX = 64,           // versions that training data may be old
     RESPONSE_BYTES_MAX = 1 << 20, // decoded response
 
     // Wire.

@@ -88,7 +88,7 @@ static const struct option rows[] = {
     REAL("azr.wrong_reward", azr.wrong_reward, "-0.5", -1, 0, "a well-formatted wrong answer"),
     CHOICE("azr.induction_score", azr.induction_score, "binary", score_names,
            "all hidden pairs, their share, or any"),
-    INT("azr.staleness", azr.staleness, "0", 0, 64,
+    INT("azr.staleness", azr.staleness, "0", 0, STALENESS_MAX,
         "S: versions that data may be old; 0 is synchronous"),
 
     REAL("rollout.temperature", rollout.temperature, "1", 0, 10,

@@ -1,0 +1,359 @@
+#include "learner/batch.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "learner/reward.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void batch_destroy(struct batch *batch)
+{
+    if (batch != NULL) {
+        free(batch->sequences);
+        free(batch->rows);
+        free(batch->floats);
+        free(batch->ids);
+        free(batch);
+    }
+}
+
+CLEANUP_FUNCTION(struct batch, batch_destroy)
+
+static int32_t rows_at_most(struct group *const *groups, int32_t count)
+{
+    int32_t rows = 0;
+    for (int32_t i = 0; i < count; i++) {
+        rows += 1 + groups[i]->answer_count;
+    }
+    return rows;
+}
+
+static void add_row(struct batch *batch, const struct group *group, const struct play *play,
+                    enum role role, double reward)
+{
+    struct batch_kind *kind = &batch->kinds[group->kind];
+    int64_t tokens = (int64_t)play->rollout->n_tokens;
+    if (role == ROLE_PROPOSE) {
+        kind->proposer_reward += reward;
+        kind->proposer_rows++;
+        kind->proposer_tokens += tokens;
+    } else {
+        kind->solver_reward += reward;
+        kind->solver_rows++;
+        kind->solver_tokens += tokens;
+    }
+    batch->rows[batch->row_count++] =
+        (struct batch_row){.group = group, .play = play, .role = role, .reward = reward};
+}
+
+static void add_proposal(struct batch *batch, const struct group *group,
+                         const struct run_config *config, bool propose)
+{
+    struct batch_kind *kind = &batch->kinds[group->kind];
+    struct proposal_result result = {.outcome = (enum outcome)group->proposal.verdict->outcome,
+                                     .formatted = group->proposal.verdict->formatted,
+                                     .duplicate = group->duplicate,
+                                     .accuracy = group->accuracy};
+    kind->proposals++;
+    kind->valid += result.outcome == OUTCOME_OK;
+    kind->formatted += result.formatted;
+    kind->duplicates += result.duplicate;
+    if (result.outcome == OUTCOME_OK) {
+        kind->learnability += reward_learnability(result.accuracy, 0.0);
+    }
+    if (propose) {
+        add_row(batch, group, &group->proposal, ROLE_PROPOSE, reward_propose(config, &result));
+    }
+}
+
+static void add_answers(struct batch *batch, const struct group *group,
+                        const struct run_config *config, bool train)
+{
+    struct batch_kind *kind = &batch->kinds[group->kind];
+    for (int32_t i = 0; i < group->answer_count; i++) {
+        const struct play *play = &group->answers[i];
+        if (play->verdict == NULL) {
+            continue; // the task's prompt was too long to be asked
+        }
+        struct answer_result result = {.outcome = (enum outcome)play->verdict->outcome,
+                                       .formatted = play->verdict->formatted,
+                                       .score = (double)play->verdict->score};
+        kind->answers++;
+        kind->accuracy += result.score;
+        kind->scratchpads += play->verdict->scratchpad;
+        if (train) {
+            add_row(batch, group, play, ROLE_SOLVE, reward_solve(config, &result));
+        }
+    }
+}
+
+static void count_sampled(struct batch *batch, const struct group *group)
+{
+    if (group->proposal.rollout != NULL) {
+        batch->tokens_sampled += (int64_t)group->proposal.rollout->n_tokens;
+    }
+    for (int32_t i = 0; i < group->answer_count; i++) {
+        if (group->answers[i].rollout != NULL) {
+            batch->tokens_sampled += (int64_t)group->answers[i].rollout->n_tokens;
+        }
+    }
+}
+
+static void add_group(struct batch *batch, const struct group *group,
+                      const struct run_config *config, bool propose)
+{
+    count_sampled(batch, group);
+    if (group->state == GROUP_DROPPED) {
+        batch->kinds[group->kind].dropped++;
+        return;
+    }
+    if (group->role == ROLE_PROPOSE) {
+        add_proposal(batch, group, config, propose);
+        add_answers(batch, group, config, config->azr.solver_rollouts == ROLLOUTS_REUSE);
+    } else {
+        add_answers(batch, group, config, true);
+    }
+}
+
+// Sums become means.
+static void finish_kinds(struct batch *batch)
+{
+    for (int i = 0; i < KINDS; i++) {
+        struct batch_kind *kind = &batch->kinds[i];
+        kind->accuracy /= kind->answers > 0 ? kind->answers : 1;
+        kind->learnability /= kind->valid > 0 ? kind->valid : 1;
+        kind->proposer_reward /= kind->proposer_rows > 0 ? kind->proposer_rows : 1;
+        kind->solver_reward /= kind->solver_rows > 0 ? kind->solver_rows : 1;
+    }
+}
+
+// Advantages of all rows; the rows of one group share a task number.
+static int compute_advantages(struct batch *batch, const struct run_config *config,
+                              struct error *err)
+{
+    size_t count = (size_t)batch->row_count + 1;
+    CLEANUP(freep) struct response *responses = calloc(count, sizeof(*responses));
+    CLEANUP(freep) float *advantages = calloc(count, sizeof(*advantages));
+    if (responses == NULL || advantages == NULL) {
+        return error_set(err, -ENOMEM, "batch: no memory for %d rows", batch->row_count);
+    }
+    int32_t task = -1;
+    for (int32_t i = 0; i < batch->row_count; i++) {
+        const struct batch_row *row = &batch->rows[i];
+        bool same =
+            i > 0 && row->group == batch->rows[i - 1].group && row->role == batch->rows[i - 1].role;
+        task += !same;
+        responses[i] = (struct response){.reward = row->reward,
+                                         .tokens = (int32_t)row->play->rollout->n_tokens,
+                                         .block = block_of(row->group->kind, row->role),
+                                         .task = task};
+    }
+    trr_advantage(advantages, responses, batch->row_count, (enum whitening)config->azr.whitening,
+                  (enum baseline)config->azr.baseline);
+    for (int32_t i = 0; i < batch->row_count; i++) {
+        batch->rows[i].advantage = advantages[i];
+    }
+    return 0;
+}
+
+// The weight of a token, by block (AZR.md section 6).
+static void token_weights(const struct batch *batch, enum aggregate aggregate,
+                          float weights[BLOCKS])
+{
+    int64_t tokens[BLOCKS] = {0};
+    int64_t total = 0;
+    int blocks = 0;
+    for (int32_t i = 0; i < batch->row_count; i++) {
+        const struct batch_row *row = &batch->rows[i];
+        int64_t count = (int64_t)row->play->rollout->n_tokens;
+        tokens[block_of(row->group->kind, row->role)] += count;
+        total += count;
+    }
+    for (int b = 0; b < BLOCKS; b++) {
+        blocks += tokens[b] > 0;
+    }
+    for (int b = 0; b < BLOCKS; b++) {
+        double divisor =
+            aggregate == AGGREGATE_BLOCK ? (double)blocks * (double)tokens[b] : (double)total;
+        weights[b] = tokens[b] > 0 ? (float)(1.0 / divisor) : 0.0F;
+    }
+}
+
+static bool sampled_by(const Kelvin__Rollout *rollout, uint64_t version)
+{
+    for (size_t i = 0; i < rollout->n_versions; i++) {
+        if (rollout->versions[i]->version != version) {
+            return false;
+        }
+    }
+    return rollout->n_versions > 0;
+}
+
+// Where the arrays of the next sequence go.
+struct cursor {
+    int32_t *ids;
+    float *floats;
+};
+
+static struct sequence write_sequence(struct cursor *cursor, const struct batch_row *row,
+                                      float weight, uint64_t version, const char *numerics)
+{
+    const Kelvin__Rollout *rollout = row->play->rollout;
+    size_t prompt = rollout->n_prompt;
+    size_t count = prompt + rollout->n_tokens;
+    int32_t *ids = cursor->ids;
+    float *weights = cursor->floats;
+    float *behaviour = weights + count;
+    for (size_t i = 0; i < count; i++) {
+        bool response = i >= prompt;
+        ids[i] = (int32_t)(response ? rollout->tokens[i - prompt] : rollout->prompt[i]);
+        weights[i] = response ? weight : 0.0F;
+        behaviour[i] = response ? rollout->logprobs[i - prompt] : 0.0F;
+    }
+    cursor->ids += count;
+    cursor->floats += 2 * count;
+    bool foreign = strcmp(rollout->numerics, numerics) != 0;
+    return (struct sequence){.count = (int32_t)count,
+                             .ids = ids,
+                             .weight = weights,
+                             .behaviour = behaviour,
+                             .advantage = row->advantage,
+                             .on_policy = !foreign && sampled_by(rollout, version),
+                             .corrected = foreign};
+}
+
+static uint64_t hash_of(const struct sequence *sequence)
+{
+    uint64_t hash = 1469598103934665603ULL; // FNV-1a over the ids
+    for (int32_t i = 0; i < sequence->count; i++) {
+        hash = (hash ^ (uint64_t)(uint32_t)sequence->ids[i]) * 1099511628211ULL;
+    }
+    return hash;
+}
+
+static bool same_sequence(const struct sequence *a, const struct sequence *b)
+{
+    size_t count = (size_t)a->count;
+    if (a->count != b->count || a->advantage != b->advantage || a->on_policy != b->on_policy ||
+        a->corrected != b->corrected || memcmp(a->ids, b->ids, count * sizeof(*a->ids)) != 0 ||
+        memcmp(a->behaviour, b->behaviour, count * sizeof(*a->behaviour)) != 0) {
+        return false;
+    }
+    for (int32_t i = 0; i < a->count; i++) { // where the response begins
+        if ((a->weight[i] == 0.0F) != (b->weight[i] == 0.0F)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// An open-addressing table of sequence numbers + 1, twice as large as it can get full.
+struct seen {
+    int32_t *slots;
+    uint64_t mask;
+};
+
+// The earlier sequence that equals `sequence`, or NULL after remembering it as number `index`.
+static struct sequence *find_same(struct seen *seen, struct sequence *sequences, int32_t index,
+                                  const struct sequence *sequence)
+{
+    uint64_t at = hash_of(sequence) & seen->mask;
+    for (; seen->slots[at] != 0; at = (at + 1) & seen->mask) {
+        struct sequence *other = &sequences[seen->slots[at] - 1];
+        if (same_sequence(other, sequence)) {
+            return other;
+        }
+    }
+    seen->slots[at] = index + 1;
+    return NULL;
+}
+
+static void add_weight(const struct batch *batch, struct sequence *sequence, float weight)
+{
+    float *weights = batch->floats + (sequence->weight - batch->floats);
+    for (int32_t i = 0; i < sequence->count; i++) {
+        weights[i] += weights[i] > 0.0F ? weight : 0.0F;
+    }
+}
+
+static int alloc_sequences(struct batch *batch, struct seen *seen, struct error *err)
+{
+    size_t tokens = 0;
+    size_t slots = 16;
+    for (int32_t i = 0; i < batch->row_count; i++) {
+        const Kelvin__Rollout *rollout = batch->rows[i].play->rollout;
+        tokens += rollout->n_prompt + rollout->n_tokens;
+    }
+    while (slots < 2 * (size_t)batch->row_count) {
+        slots *= 2;
+    }
+    batch->sequences = calloc((size_t)batch->row_count + 1, sizeof(*batch->sequences));
+    batch->ids = calloc(tokens + 1, sizeof(*batch->ids));
+    batch->floats = calloc(2 * tokens + 1, sizeof(*batch->floats));
+    *seen = (struct seen){.slots = calloc(slots, sizeof(*seen->slots)), .mask = slots - 1};
+    if (batch->sequences == NULL || batch->ids == NULL || batch->floats == NULL ||
+        seen->slots == NULL) {
+        free(seen->slots);
+        return error_set(err, -ENOMEM, "batch: no memory for %zu tokens", tokens);
+    }
+    return 0;
+}
+
+static int build_sequences(struct batch *batch, const struct run_config *config, uint64_t version,
+                           const char *numerics, struct error *err)
+{
+    float weights[BLOCKS];
+    token_weights(batch, (enum aggregate)config->azr.aggregate, weights);
+    struct seen seen = {0};
+    int code = alloc_sequences(batch, &seen, err);
+    if (code < 0) {
+        return code;
+    }
+    struct cursor cursor = {.ids = batch->ids, .floats = batch->floats};
+    bool still_matters = config->loss.entropy_coef > 0.0;
+    for (int32_t i = 0; i < batch->row_count; i++) {
+        const struct batch_row *row = &batch->rows[i];
+        if (row->advantage == 0.0F && !still_matters) {
+            continue;
+        }
+        float weight = weights[block_of(row->group->kind, row->role)];
+        struct cursor before = cursor;
+        struct sequence sequence = write_sequence(&cursor, row, weight, version, numerics);
+        struct sequence *same = find_same(&seen, batch->sequences, batch->count, &sequence);
+        if (same != NULL) {
+            add_weight(batch, same, weight);
+            cursor = before; // its place is used again
+        } else {
+            batch->sequences[batch->count++] = sequence;
+        }
+    }
+    free(seen.slots);
+    return 0;
+}
+
+int batch_create(struct batch **out, struct group *const *groups, int32_t count,
+                 const struct run_config *config, bool propose, uint64_t version,
+                 const char *numerics, struct error *err)
+{
+    CLEANUP(batch_destroyp) struct batch *batch = calloc(1, sizeof(*batch));
+    if (batch == NULL) {
+        return error_set(err, -ENOMEM, "batch: out of memory");
+    }
+    batch->rows = calloc((size_t)rows_at_most(groups, count) + 1, sizeof(*batch->rows));
+    if (batch->rows == NULL) {
+        return error_set(err, -ENOMEM, "batch: out of memory");
+    }
+    for (int32_t i = 0; i < count; i++) {
+        add_group(batch, groups[i], config, propose);
+    }
+    finish_kinds(batch);
+    int code = compute_advantages(batch, config, err);
+    code = code < 0 ? code : build_sequences(batch, config, version, numerics, err);
+    if (code < 0) {
+        return code;
+    }
+    *out = TAKE(batch);
+    return 0;
+}

@@ -1,0 +1,211 @@
+#include "tests/support.h"
+
+#include "learner/batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// A step's groups as a test writes them down, and what must be freed.
+struct scene {
+    struct run_config config;
+    struct replay *replay;
+    struct group **groups;
+    int32_t count;
+};
+
+static int setup(void **state)
+{
+    struct scene *scene = calloc(1, sizeof(*scene));
+    assert_non_null(scene);
+    assert_int_equal(run_config_read(&scene->config, NULL, NULL, 0, NULL), 0);
+    scene->config.loss.entropy_coef = 0.0;
+    scene->config.azr.solver_rollouts = ROLLOUTS_REUSE;
+    assert_int_equal(replay_create(&scene->replay, 0, NULL), 0);
+    *state = scene;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct scene *scene = *state;
+    for (int32_t i = 0; i < scene->count; i++) {
+        group_destroy(scene->groups[i]);
+    }
+    free(scene->groups);
+    replay_destroy(scene->replay);
+    free(scene);
+    return 0;
+}
+
+// A response of `tokens` tokens (all `id`) to a prompt of two, sampled by version 4.
+static void set_play(struct play *play, uint32_t id, size_t tokens, Kelvin__Outcome outcome,
+                     bool formatted)
+{
+    uint32_t prompt[] = {1, 2};
+    uint32_t ids[16];
+    float logprobs[16];
+    for (size_t i = 0; i < tokens; i++) {
+        ids[i] = id;
+        logprobs[i] = -0.25F * (float)(i + 1);
+    }
+    char numerics[] = "cpu-f32";
+    Kelvin__VersionRun run = KELVIN__VERSION_RUN__INIT;
+    run.version = 4;
+    run.count = (uint32_t)tokens;
+    Kelvin__VersionRun *runs[] = {&run};
+    Kelvin__Rollout rollout = KELVIN__ROLLOUT__INIT;
+    rollout.n_prompt = 2;
+    rollout.prompt = prompt;
+    rollout.n_tokens = rollout.n_logprobs = tokens;
+    rollout.tokens = ids;
+    rollout.logprobs = logprobs;
+    rollout.n_versions = 1;
+    rollout.versions = runs;
+    rollout.numerics = numerics;
+    play->rollout = rollout_copy(&rollout);
+    Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
+    verdict.outcome = outcome;
+    verdict.formatted = formatted;
+    verdict.score = outcome == KELVIN__OUTCOME__OK ? 1.0F : 0.0F;
+    play->verdict = verdict_copy(&verdict);
+}
+
+static struct group *add_proposal(struct scene *scene, int32_t slot, double accuracy)
+{
+    struct group *group = replay_open(scene->replay, 1, KIND_DEDUCTION, ROLE_PROPOSE, slot);
+    set_play(&group->proposal, 10 + (uint32_t)slot, 3, KELVIN__OUTCOME__OK, true);
+    group->valid = true;
+    group->accuracy = accuracy;
+    group->state = GROUP_FINISHED;
+    return group;
+}
+
+static struct batch *build(struct scene *scene, const char *numerics)
+{
+    replay_seal(scene->replay, 1);
+    scene->count = replay_take(scene->replay, 1, &scene->groups);
+    struct batch *batch = NULL;
+    assert_int_equal(
+        batch_create(&batch, scene->groups, scene->count, &scene->config, true, 4, numerics, NULL),
+        0);
+    return batch;
+}
+
+// Two proposals with a = 1/4 and 3/4 give rewards 3/4 and 1/4 and opposite advantages; every token
+// of the only block weighs one over all its tokens; prompt tokens weigh nothing.
+static void test_proposals(void **state)
+{
+    struct scene *scene = *state;
+    add_proposal(scene, 0, 0.25);
+    add_proposal(scene, 1, 0.75);
+    struct batch *batch = build(scene, "cpu-f32");
+    assert_int_equal(batch->count, 2);
+    assert_int_equal(batch->kinds[KIND_DEDUCTION].valid, 2);
+    assert_float_equal(batch->kinds[KIND_DEDUCTION].proposer_reward, 0.5, 1e-12);
+    const struct sequence *first = &batch->sequences[0];
+    assert_int_equal(first->count, 5);
+    assert_float_equal(first->weight[1], 0.0, 0.0);
+    assert_float_equal(first->weight[2], 1.0F / 6.0F, 1e-7);
+    assert_float_equal(first->behaviour[4], -0.75, 0.0);
+    assert_true(first->advantage > 0.0F);
+    assert_float_equal(first->advantage, -batch->sequences[1].advantage, 1e-6);
+    assert_true(first->on_policy);
+    assert_false(first->corrected);
+    batch_destroy(batch);
+}
+
+// Reused estimates are the solver's rows; equal ones are merged into one with their summed weight;
+// both blocks weigh the same.
+static void test_reuse_and_merge(void **state)
+{
+    struct scene *scene = *state;
+    struct group *group = add_proposal(scene, 0, 2.0 / 3.0);
+    add_proposal(scene, 1, 0.5);
+    group_expect(group, 3);
+    set_play(&group->answers[0], 7, 2, KELVIN__OUTCOME__OK, true);
+    set_play(&group->answers[1], 8, 2, KELVIN__OUTCOME__WRONG, true);
+    set_play(&group->answers[2], 7, 2, KELVIN__OUTCOME__OK, true);
+    struct batch *batch = build(scene, "cpu-f32");
+    assert_int_equal(batch->row_count, 5);
+    assert_int_equal(batch->count, 4);
+    double sums[2] = {0};
+    double heaviest = 0.0;
+    for (int32_t i = 0; i < batch->count; i++) {
+        const struct sequence *sequence = &batch->sequences[i];
+        bool solver = sequence->ids[2] < 10;
+        for (int32_t k = 0; k < sequence->count; k++) {
+            sums[solver] += (double)sequence->weight[k];
+            heaviest =
+                (double)sequence->weight[k] > heaviest ? (double)sequence->weight[k] : heaviest;
+        }
+    }
+    assert_float_equal(sums[0], 0.5, 1e-6);
+    assert_float_equal(sums[1], 0.5, 1e-6);
+    assert_float_equal((float)heaviest, 2.0F / 12.0F,
+                       1e-6); // two of six solver tokens, half the loss
+    assert_float_equal(batch->kinds[KIND_DEDUCTION].accuracy, 2.0F / 3.0F, 1e-6);
+    batch_destroy(batch);
+}
+
+// Fresh mode: estimates are judged, but train nothing.
+static void test_fresh_estimates(void **state)
+{
+    struct scene *scene = *state;
+    scene->config.azr.solver_rollouts = ROLLOUTS_FRESH;
+    struct group *group = add_proposal(scene, 0, 0.5);
+    add_proposal(scene, 1, 1.0);
+    group_expect(group, 2);
+    set_play(&group->answers[0], 7, 2, KELVIN__OUTCOME__OK, true);
+    set_play(&group->answers[1], 8, 2, KELVIN__OUTCOME__WRONG, true);
+    struct batch *batch = build(scene, "cpu-f32");
+    assert_int_equal(batch->row_count, 2);
+    assert_int_equal(batch->kinds[KIND_DEDUCTION].answers, 2);
+    assert_int_equal(batch->tokens_sampled, 3 + 3 + 2 + 2);
+    batch_destroy(batch);
+}
+
+// Rows without advantage are left out unless the entropy bonus moves them.
+static void test_nothing_to_learn(void **state)
+{
+    struct scene *scene = *state;
+    add_proposal(scene, 0, 0.5);
+    add_proposal(scene, 1, 0.5);
+    struct batch *batch = build(scene, "cpu-f32");
+    assert_int_equal(batch->row_count, 2);
+    assert_int_equal(batch->count, 0);
+    batch_destroy(batch);
+    scene->config.loss.entropy_coef = 0.001;
+    assert_int_equal(
+        batch_create(&batch, scene->groups, scene->count, &scene->config, true, 4, "cpu-f32", NULL),
+        0);
+    assert_int_equal(batch->count, 2);
+    batch_destroy(batch);
+}
+
+// Another numerics id is corrected and never called on-policy; a dropped group is counted only.
+static void test_foreign_numerics(void **state)
+{
+    struct scene *scene = *state;
+    add_proposal(scene, 0, 0.25);
+    add_proposal(scene, 1, 0.75);
+    add_proposal(scene, 2, 0.75)->state = GROUP_DROPPED;
+    struct batch *batch = build(scene, "cuda-bf16");
+    assert_int_equal(batch->count, 2);
+    assert_false(batch->sequences[0].on_policy);
+    assert_true(batch->sequences[0].corrected);
+    assert_int_equal(batch->kinds[KIND_DEDUCTION].dropped, 1);
+    assert_int_equal(batch->kinds[KIND_DEDUCTION].proposals, 2);
+    batch_destroy(batch);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_proposals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reuse_and_merge, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fresh_estimates, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nothing_to_learn, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_foreign_numerics, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
