@@ -1,11 +1,12 @@
 // prompt.h: the words of a prompt. A style renders a request of one role and task kind as text that
 // ends where the model's response begins; the same style says how the response is read back
-// (answer.h).
+// (verifier/extract.h).
 //
-// Styles: `azr` (base models: think/answer wrapper, plain concatenation), `chatml`, `llama3` (the
-// same in a chat template), `compact` (tags only, for the small model that ships; LAPTOP.md has the
-// forms). The words are our own under the contracts of the paper's prompts. The forms are used by
-// pretraining, self-play and evaluation alike.
+// Styles: `azr` (base models: think/answer wrapper, plain concatenation), `llama3` (the same task
+// in Llama 3's chat template), `chatml` (chat turns with worked examples, for the instruct models
+// of the Qwen and SmolLM2 kind), `compact` (tags only, for the small model that ships). All but
+// compact end inside an opened <think>. The words are our own under the contracts of the paper's
+// prompts. The forms are used by pretraining, self-play and evaluation alike.
 #ifndef COMMON_TEXT_PROMPT_H
 #define COMMON_TEXT_PROMPT_H
 
