@@ -30,6 +30,7 @@ enum {
     HEARTBEAT_LOST_MS = 5000,    // silence after which a worker's leases go back
     WEIGHTS_BLOB_MAX_GB = 64,    // one version of weights
     LEASE_ATTEMPTS_MAX = 4,      // workers that may fail one request before it is given up
+    LEASE_RETURNS_MAX = 64,      // times that a request may come back from lost workers
 
     // Files that are read whole.
     CONFIG_BYTES_MAX = 1 << 20,
