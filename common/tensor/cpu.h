@@ -1,0 +1,71 @@
+// cpu.h: the kernels that each build of cpu_*.c defines. The build gives KERNELS (the table's name)
+// and every function its own prefix, so that several builds link into one program.
+#ifndef COMMON_TENSOR_CPU_H
+#define COMMON_TENSOR_CPU_H
+
+#include "common/tensor/kernels.h"
+
+#define CPU_PASTE_(a, b) a##_##b
+#define CPU_PASTE(a, b)  CPU_PASTE_(a, b)
+#define CPU(name)        CPU_PASTE(KERNELS, name)
+
+#define cpu_product            CPU(product)
+#define cpu_rmsnorm            CPU(rmsnorm)
+#define cpu_rmsnorm_backward   CPU(rmsnorm_backward)
+#define cpu_layernorm          CPU(layernorm)
+#define cpu_layernorm_backward CPU(layernorm_backward)
+#define cpu_add_bias           CPU(add_bias)
+#define cpu_bias_backward      CPU(bias_backward)
+#define cpu_add                CPU(add)
+#define cpu_rope               CPU(rope)
+#define cpu_swiglu             CPU(swiglu)
+#define cpu_swiglu_backward    CPU(swiglu_backward)
+#define cpu_gelu               CPU(gelu)
+#define cpu_gelu_backward      CPU(gelu_backward)
+#define cpu_softmax_block      CPU(softmax_block)
+#define cpu_softmax_finish     CPU(softmax_finish)
+#define cpu_softmax_backward   CPU(softmax_backward)
+#define cpu_scale              CPU(scale)
+#define cpu_dot                CPU(dot)
+#define cpu_log_sum_exp        CPU(log_sum_exp)
+#define cpu_softmax_gradient   CPU(softmax_gradient)
+#define cpu_adamw              CPU(adamw)
+#define cpu_square_sum         CPU(square_sum)
+#define cpu_round_bf16         CPU(round_bf16)
+
+void cpu_product(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                 struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
+                 float eps);
+void cpu_rmsnorm_backward(float *dx, float *dgain, const float *dy, const float *x,
+                          const float *rstd, const float *gain, int64_t T, int64_t C);
+void cpu_layernorm(float *y, float *mean, float *rstd, const float *x, const float *gain,
+                   const float *bias, int64_t T, int64_t C, float eps);
+void cpu_layernorm_backward(float *dx, float *dgain, float *dbias, const float *dy, const float *x,
+                            const float *mean, const float *rstd, const float *gain, int64_t T,
+                            int64_t C);
+void cpu_add_bias(float *y, int64_t ld, const float *bias, int64_t T, int64_t C);
+void cpu_bias_backward(float *dbias, const float *dy, int64_t ld, int64_t T, int64_t C);
+void cpu_add(float *y, const float *x, int64_t n);
+void cpu_rope(float *x, int64_t ld, const float *table, const int32_t *position, int64_t T,
+              int64_t heads, int64_t D, float sign);
+void cpu_swiglu(float *y, const float *gate_up, int64_t T, int64_t F);
+void cpu_swiglu_backward(float *dgate_up, const float *dy, const float *gate_up, int64_t T,
+                         int64_t F);
+void cpu_gelu(float *y, const float *x, int64_t n);
+void cpu_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
+void cpu_softmax_block(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
+                       const int32_t *valid, int64_t rows);
+void cpu_softmax_finish(float *out, int64_t ld, int64_t D, const float *sum, int64_t rows);
+void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
+                          const int32_t *valid, int64_t rows);
+void cpu_scale(float *x, float factor, int64_t n);
+float cpu_dot(const float *a, const float *b, int64_t n);
+float cpu_log_sum_exp(const float *x, int64_t n);
+float cpu_softmax_gradient(float *dx, const float *x, int64_t n, float lse, float scale,
+                           float entropy_scale);
+void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw *step, int64_t n);
+double cpu_square_sum(const float *x, int64_t n);
+void cpu_round_bf16(float *y, const float *x, int64_t n);
+
+#endif

@@ -1,0 +1,66 @@
+// Softmax over key blocks: two vectors of scores a row.
+#include "common/tensor/cpu.h"
+#include "common/tensor/vec.h"
+
+_Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
+
+VEC_INLINE int first_half(int32_t valid)
+{
+    return valid < VEC ? valid : VEC;
+}
+
+static void rescale(float *out, float factor, int64_t D)
+{
+    if (factor != 1.0f) { // x * 1 is x: skipping it changes no bit
+        cpu_scale(out, factor, D);
+    }
+}
+
+void cpu_softmax_block(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
+                       const int32_t *valid, int64_t rows)
+{
+    const v16i lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const v16 lowest = v_set(-INFINITY);
+    for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, out += ld) {
+        if (valid[r] == 0) {
+            v_store(score, v_set(0.0f));
+            v_store(score + VEC, v_set(0.0f));
+            continue;
+        }
+        const v16i limit = valid[r] - (v16i){0};
+        v16 a = v_select(lane < limit, v_load(score), lowest);
+        v16 b = v_select(lane + VEC < limit, v_load(score + VEC), lowest);
+        float top = v_max_lane(v_max(a, b));
+        top = top > max[r] ? top : max[r];
+        a = v_exp(a - v_set(top)); // e^-inf is 0: the masked keys
+        b = v_exp(b - v_set(top));
+        float factor = exp_one(max[r] - top);
+        sum[r] = fmaf(sum[r], factor, v_sum(a + b));
+        max[r] = top;
+        rescale(out, factor, D);
+        v_store(score, a);
+        v_store(score + VEC, b);
+    }
+}
+
+void cpu_softmax_finish(float *out, int64_t ld, int64_t D, const float *sum, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++, out += ld) {
+        cpu_scale(out, 1.0f / sum[r], D);
+    }
+}
+
+void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
+                          const int32_t *valid, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, dp += ATTENTION_BLOCK) {
+        const int count[2] = {first_half(valid[r]), valid[r] - first_half(valid[r])};
+        for (int half = 0; half < 2; half++) {
+            v16 p = v_exp(v_load(score + half * VEC) - v_set(lse[r]));
+            p = v_keep(p, count[half]);
+            v16 ds = v_keep(p * (v_load(dp + half * VEC) - v_set(delta[r])), count[half]);
+            v_store(score + half * VEC, p);
+            v_store(dp + half * VEC, ds);
+        }
+    }
+}

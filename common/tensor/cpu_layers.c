@@ -1,0 +1,245 @@
+// Norms, biases, rotary embedding and activations, with their backward passes. Row sums run in
+// sixteen lanes, then the tree of vec.h; sums over rows run upwards.
+#include "common/tensor/cpu.h"
+#include "common/tensor/vec.h"
+
+// FOR_VEC walks n elements; inside, `i` is the first element and `c` how many of the 16 exist.
+#define FOR_VEC(i, c, n) for (int64_t i = 0, c = 0; (c = (n)-i < VEC ? (n)-i : VEC) > 0; i += VEC)
+
+void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
+                 float eps)
+{
+    for (int64_t t = 0; t < T; t++, x += C, y += C) {
+        v16 squares = v_set(0.0f);
+        FOR_VEC(i, c, C)
+        {
+            v16 v = v_load_n(x + i, (int)c);
+            squares = v_fma(v, v, squares);
+        }
+        float r = 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
+        FOR_VEC(i, c, C)
+        {
+            v16 v = v_load_n(x + i, (int)c) * v_set(r) * v_load_n(gain + i, (int)c);
+            v_store_n(y + i, v, (int)c);
+        }
+        if (rstd != NULL) {
+            rstd[t] = r;
+        }
+    }
+}
+
+// With n = x*r: dx = r * (dy*gain - n * mean(dy*gain*n)).
+void cpu_rmsnorm_backward(float *dx, float *dgain, const float *dy, const float *x,
+                          const float *rstd, const float *gain, int64_t T, int64_t C)
+{
+    for (int64_t t = 0; t < T; t++, x += C, dx += C, dy += C) {
+        v16 r = v_set(rstd[t]);
+        v16 sum = v_set(0.0f);
+        FOR_VEC(i, c, C)
+        {
+            v16 n = v_load_n(x + i, (int)c) * r;
+            v16 d = v_load_n(dy + i, (int)c);
+            v_store_n(dgain + i, v_fma(d, n, v_load_n(dgain + i, (int)c)), (int)c);
+            sum = v_fma(d * v_load_n(gain + i, (int)c), n, sum);
+        }
+        v16 mean = v_set(v_sum(sum) / (float)C);
+        FOR_VEC(i, c, C)
+        {
+            v16 n = v_load_n(x + i, (int)c) * r;
+            v16 d = v_load_n(dy + i, (int)c) * v_load_n(gain + i, (int)c);
+            v16 g = v_fma(r, d - n * mean, v_load_n(dx + i, (int)c));
+            v_store_n(dx + i, g, (int)c);
+        }
+    }
+}
+
+void cpu_layernorm(float *y, float *mean, float *rstd, const float *x, const float *gain,
+                   const float *bias, int64_t T, int64_t C, float eps)
+{
+    for (int64_t t = 0; t < T; t++, x += C, y += C) {
+        v16 sum = v_set(0.0f);
+        FOR_VEC(i, c, C)
+        {
+            sum += v_load_n(x + i, (int)c);
+        }
+        float m = v_sum(sum) / (float)C;
+        v16 squares = v_set(0.0f);
+        FOR_VEC(i, c, C)
+        {
+            v16 d = v_keep(v_load_n(x + i, (int)c) - v_set(m), (int)c);
+            squares = v_fma(d, d, squares);
+        }
+        float r = 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
+        FOR_VEC(i, c, C)
+        {
+            v16 n = (v_load_n(x + i, (int)c) - v_set(m)) * v_set(r);
+            v16 v = v_fma(n, v_load_n(gain + i, (int)c), v_load_n(bias + i, (int)c));
+            v_store_n(y + i, v, (int)c);
+        }
+        if (rstd != NULL) {
+            mean[t] = m;
+            rstd[t] = r;
+        }
+    }
+}
+
+// With n = (x-m)*r and d = dy*gain: dx = r * (d - mean(d) - n * mean(d*n)).
+void cpu_layernorm_backward(float *dx, float *dgain, float *dbias, const float *dy, const float *x,
+                            const float *mean, const float *rstd, const float *gain, int64_t T,
+                            int64_t C)
+{
+    for (int64_t t = 0; t < T; t++, x += C, dx += C, dy += C) {
+        v16 r = v_set(rstd[t]);
+        v16 m = v_set(mean[t]);
+        v16 sum_d = v_set(0.0f);
+        v16 sum_dn = v_set(0.0f);
+        FOR_VEC(i, c, C)
+        {
+            v16 n = (v_load_n(x + i, (int)c) - m) * r;
+            v16 g = v_load_n(dy + i, (int)c);
+            v16 d = g * v_load_n(gain + i, (int)c); // zero behind the row, as dy is
+            v_store_n(dgain + i, v_fma(g, n, v_load_n(dgain + i, (int)c)), (int)c);
+            v_store_n(dbias + i, v_load_n(dbias + i, (int)c) + g, (int)c);
+            sum_d += d;
+            sum_dn = v_fma(d, n, sum_dn);
+        }
+        v16 mean_d = v_set(v_sum(sum_d) / (float)C);
+        v16 mean_dn = v_set(v_sum(sum_dn) / (float)C);
+        FOR_VEC(i, c, C)
+        {
+            v16 n = (v_load_n(x + i, (int)c) - m) * r;
+            v16 d = v_load_n(dy + i, (int)c) * v_load_n(gain + i, (int)c);
+            v16 g = v_fma(r, d - mean_d - n * mean_dn, v_load_n(dx + i, (int)c));
+            v_store_n(dx + i, g, (int)c);
+        }
+    }
+}
+
+void cpu_add_bias(float *y, int64_t ld, const float *bias, int64_t T, int64_t C)
+{
+    for (int64_t t = 0; t < T; t++, y += ld) {
+        FOR_VEC(i, c, C)
+        {
+            v_store_n(y + i, v_load_n(y + i, (int)c) + v_load_n(bias + i, (int)c), (int)c);
+        }
+    }
+}
+
+void cpu_bias_backward(float *dbias, const float *dy, int64_t ld, int64_t T, int64_t C)
+{
+    for (int64_t t = 0; t < T; t++, dy += ld) {
+        FOR_VEC(i, c, C)
+        {
+            v_store_n(dbias + i, v_load_n(dbias + i, (int)c) + v_load_n(dy + i, (int)c), (int)c);
+        }
+    }
+}
+
+void cpu_add(float *y, const float *x, int64_t n)
+{
+    FOR_VEC(i, c, n)
+    {
+        v_store_n(y + i, v_load_n(y + i, (int)c) + v_load_n(x + i, (int)c), (int)c);
+    }
+}
+
+void cpu_scale(float *x, float factor, int64_t n)
+{
+    FOR_VEC(i, c, n)
+    {
+        v_store_n(x + i, v_load_n(x + i, (int)c) * v_set(factor), (int)c);
+    }
+}
+
+float cpu_dot(const float *a, const float *b, int64_t n)
+{
+    v16 sum = v_set(0.0f);
+    FOR_VEC(i, c, n)
+    {
+        sum = v_fma(v_load_n(a + i, (int)c), v_load_n(b + i, (int)c), sum);
+    }
+    return v_sum(sum);
+}
+
+static void rope_head(float *x, const float *cosine, const float *sine, int64_t half, float sign)
+{
+    FOR_VEC(i, c, half)
+    {
+        v16 a = v_load_n(x + i, (int)c);
+        v16 b = v_load_n(x + half + i, (int)c);
+        v16 co = v_load_n(cosine + i, (int)c);
+        v16 si = v_load_n(sine + i, (int)c) * v_set(sign);
+        v_store_n(x + i, v_fma(a, co, -(b * si)), (int)c);
+        v_store_n(x + half + i, v_fma(b, co, a * si), (int)c);
+    }
+}
+
+void cpu_rope(float *x, int64_t ld, const float *table, const int32_t *position, int64_t T,
+              int64_t heads, int64_t D, float sign)
+{
+    for (int64_t t = 0; t < T; t++, x += ld) {
+        const float *cosine = table + D * position[t];
+        for (int64_t h = 0; h < heads; h++) {
+            rope_head(x + h * D, cosine, cosine + D / 2, D / 2, sign);
+        }
+    }
+}
+
+void cpu_swiglu(float *y, const float *gate_up, int64_t T, int64_t F)
+{
+    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, y += F) {
+        FOR_VEC(i, c, F)
+        {
+            v16 g = v_load_n(gate_up + i, (int)c);
+            v16 u = v_load_n(gate_up + F + i, (int)c);
+            v_store_n(y + i, g * v_sigmoid(g) * u, (int)c);
+        }
+    }
+}
+
+void cpu_swiglu_backward(float *dgate_up, const float *dy, const float *gate_up, int64_t T,
+                         int64_t F)
+{
+    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, dgate_up += 2 * F, dy += F) {
+        FOR_VEC(i, c, F)
+        {
+            v16 g = v_load_n(gate_up + i, (int)c);
+            v16 u = v_load_n(gate_up + F + i, (int)c);
+            v16 d = v_load_n(dy + i, (int)c);
+            v16 s = v_sigmoid(g);
+            v16 slope = s * v_fma(g, v_set(1.0f) - s, v_set(1.0f));
+            v_store_n(dgate_up + i, d * u * slope, (int)c);
+            v_store_n(dgate_up + F + i, d * g * s, (int)c);
+        }
+    }
+}
+
+static const float gelu_a = 0.7978845608028654f; // sqrt(2/pi)
+static const float gelu_b = 0.044715f;
+
+VEC_INLINE v16 gelu_tanh(v16 x)
+{
+    return v_tanh(v_set(gelu_a) * v_fma(v_set(gelu_b) * x * x, x, x));
+}
+
+void cpu_gelu(float *y, const float *x, int64_t n)
+{
+    FOR_VEC(i, c, n)
+    {
+        v16 v = v_load_n(x + i, (int)c);
+        v_store_n(y + i, v_set(0.5f) * v * (v_set(1.0f) + gelu_tanh(v)), (int)c);
+    }
+}
+
+void cpu_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
+{
+    FOR_VEC(i, c, n)
+    {
+        v16 v = v_load_n(x + i, (int)c);
+        v16 t = gelu_tanh(v);
+        v16 inner = v_set(gelu_a) * v_fma(v_set(3.0f * gelu_b) * v, v, v_set(1.0f));
+        v16 slope =
+            v_set(0.5f) * (v_set(1.0f) + t) + v_set(0.5f) * v * (v_set(1.0f) - t * t) * inner;
+        v_store_n(dx + i, v_load_n(dy + i, (int)c) * slope, (int)c);
+    }
+}

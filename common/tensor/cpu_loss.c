@@ -1,0 +1,43 @@
+// Log-softmax over the vocabulary and its gradient.
+#include "common/tensor/cpu.h"
+#include "common/tensor/vec.h"
+
+float cpu_log_sum_exp(const float *x, int64_t n)
+{
+    v16 top = v_set(-INFINITY);
+    int64_t whole = n / VEC * VEC;
+    for (int64_t i = 0; i < whole; i += VEC) {
+        top = v_max(v_load(x + i), top);
+    }
+    float max = v_max_lane(top);
+    for (int64_t i = whole; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+    }
+    v16 sum = v_set(0.0f);
+    for (int64_t i = 0; i < n; i += VEC) {
+        int count = n - i < VEC ? (int)(n - i) : VEC;
+        sum += v_keep(v_exp(v_load_n(x + i, count) - v_set(max)), count);
+    }
+    return max + logf(v_sum(sum));
+}
+
+// The gradient of the entropy H = -sum p log p with respect to a logit is -p (log p + H).
+float cpu_softmax_gradient(float *dx, const float *x, int64_t n, float lse, float scale,
+                           float entropy_scale)
+{
+    v16 sum = v_set(0.0f);
+    for (int64_t i = 0; i < n; i += VEC) {
+        int count = n - i < VEC ? (int)(n - i) : VEC;
+        v16 logp = v_load_n(x + i, count) - v_set(lse);
+        sum = v_fma(v_keep(v_exp(logp), count), logp, sum);
+    }
+    float entropy = -v_sum(sum);
+    for (int64_t i = 0; i < n; i += VEC) {
+        int count = n - i < VEC ? (int)(n - i) : VEC;
+        v16 logp = v_load_n(x + i, count) - v_set(lse);
+        v16 p = v_exp(logp);
+        v16 slope = v_fma(v_set(-entropy_scale), logp + v_set(entropy), v_set(scale));
+        v_store_n(dx + i, p * slope, count);
+    }
+    return entropy;
+}

@@ -1,0 +1,59 @@
+// AdamW, the norm, and rounding to the published type.
+#include "common/tensor/cpu.h"
+#include "common/tensor/vec.h"
+
+VEC_INLINE v16 v_sqrt(v16 v)
+{
+    for (int i = 0; i < VEC; i++) {
+        v[i] = sqrtf(v[i]);
+    }
+    return v;
+}
+
+void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw *step, int64_t n)
+{
+    const v16 beta1 = v_set(step->beta1);
+    const v16 beta2 = v_set(step->beta2);
+    const v16 rest1 = v_set(1.0f - step->beta1);
+    const v16 rest2 = v_set(1.0f - step->beta2);
+    const v16 size = v_set(step->lr / step->correction1);
+    const v16 root = v_set(1.0f / sqrtf(step->correction2));
+    const v16 keep = v_set(1.0f - step->lr * step->weight_decay);
+    for (int64_t i = 0; i < n; i += VEC) {
+        int count = n - i < VEC ? (int)(n - i) : VEC;
+        v16 grad = v_load_n(g + i, count) * v_set(step->grad_scale);
+        v16 first = v_fma(rest1, grad, beta1 * v_load_n(m + i, count));
+        v16 second = v_fma(rest2 * grad, grad, beta2 * v_load_n(v + i, count));
+        v16 weight = v_load_n(w + i, count) * keep;
+        weight -= size * first / (v_sqrt(second) * root + v_set(step->epsilon));
+        v_store_n(m + i, first, count);
+        v_store_n(v + i, second, count);
+        v_store_n(w + i, weight, count);
+    }
+}
+
+double cpu_square_sum(const float *x, int64_t n)
+{
+    enum { BLOCK = 4096 };
+    double total = 0.0;
+    for (int64_t from = 0; from < n; from += BLOCK) {
+        int64_t to = from + BLOCK < n ? from + BLOCK : n;
+        v16 sum = v_set(0.0f);
+        for (int64_t i = from; i < to; i += VEC) {
+            v16 v = v_load_n(x + i, to - i < VEC ? (int)(to - i) : VEC);
+            sum = v_fma(v, v, sum);
+        }
+        total += (double)v_sum(sum);
+    }
+    return total;
+}
+
+void cpu_round_bf16(float *y, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += VEC) {
+        int count = n - i < VEC ? (int)(n - i) : VEC;
+        v16i bits = (v16i)v_load_n(x + i, count);
+        bits += 0x7FFF + ((bits >> 16) & 1); // weights are finite: NaN needs no care here
+        v_store_n(y + i, (v16)(bits & (int32_t)0xFFFF0000), count);
+    }
+}

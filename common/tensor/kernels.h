@@ -1,0 +1,132 @@
+// kernels.h: the operations of the engine on plain f32 arrays in host memory, as a table per
+// instruction set.
+//
+// Every kernel runs on the calling thread, allocates nothing and never fails. The result of a row
+// depends on that row's inputs only, bit for bit, and is the same in every table: sums run in an
+// order that is part of each contract. Matrices are row-major; a stride is in elements.
+#ifndef COMMON_TENSOR_KERNELS_H
+#define COMMON_TENSOR_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PANEL = 32,           // columns of a packed panel
+    ATTENTION_BLOCK = 32, // keys of one block; a KV page holds one block a layer and head
+};
+
+// struct operand is the right side B [K, N] of a product: panel p (columns 32p ..) starts at data +
+// p*panel_stride and row k of it lies k*row_stride further. A plain row-major B has panel_stride 32
+// and row_stride N; a packed one K*32 and 32.
+struct operand {
+    const float *data;
+    int64_t panel_stride;
+    int64_t row_stride;
+};
+
+struct adamw {
+    float lr, beta1, beta2, epsilon, weight_decay;
+    float grad_scale;               // the norm clip's factor
+    float correction1, correction2; // 1 - beta^t
+};
+
+struct kernels {
+    const char *name; // "portable", "avx2", "avx512"
+
+    // c [M, N] (stride ldc) = a [M, K] · b, plus what was in c when `accumulate`. Element (m, k) of
+    // a lies at a[m*a_row + k*a_col], so a transposed A needs no copy. Each result is one chain of
+    // fused multiply-adds over k upwards.
+    void (*product)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                    struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+
+    // y = x / rms(x) * gain; rstd [T] keeps 1/rms for the backward pass. x, y [T, C].
+    void (*rmsnorm)(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
+                    float eps);
+    // dx += the gradient through rmsnorm, dgain += its own. dy [T, C].
+    void (*rmsnorm_backward)(float *dx, float *dgain, const float *dy, const float *x,
+                             const float *rstd, const float *gain, int64_t T, int64_t C);
+    // LayerNorm with bias; mean and rstd [T] are kept.
+    void (*layernorm)(float *y, float *mean, float *rstd, const float *x, const float *gain,
+                      const float *bias, int64_t T, int64_t C, float eps);
+    void (*layernorm_backward)(float *dx, float *dgain, float *dbias, const float *dy,
+                               const float *x, const float *mean, const float *rstd,
+                               const float *gain, int64_t T, int64_t C);
+
+    // y [T, C] (stride ld) += bias [C]; and its gradient dbias += column sums of dy, rows upwards.
+    void (*add_bias)(float *y, int64_t ld, const float *bias, int64_t T, int64_t C);
+    void (*bias_backward)(float *dbias, const float *dy, int64_t ld, int64_t T, int64_t C);
+
+    // y += x over n elements.
+    void (*add)(float *y, const float *x, int64_t n);
+
+    // Rotary embedding in place on `heads` heads of size D in each row (stride ld); cosine and sine
+    // [D/2] of row t lie at table + 2*(D/2)*position[t]. `sign` is 1, or -1 for the backward pass.
+    // Pairs are (i, i + D/2).
+    void (*rope)(float *x, int64_t ld, const float *table, const int32_t *position, int64_t T,
+                 int64_t heads, int64_t D, float sign);
+
+    // y [T, F] = silu(gate) * up, and its gradients; gate_up and dgate_up are [T, 2F], gate first.
+    void (*swiglu)(float *y, const float *gate_up, int64_t T, int64_t F);
+    void (*swiglu_backward)(float *dgate_up, const float *dy, const float *gate_up, int64_t T,
+                            int64_t F);
+    // y = gelu(x), tanh form, over n elements; dx = dy * gelu'(x).
+    void (*gelu)(float *y, const float *x, int64_t n);
+    void (*gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
+
+    // Online softmax over one block of keys. score [rows, 32] (stride 32) holds scaled scores, of
+    // which row r counts the first valid[r] (0 .. 32); they become probabilities relative to the
+    // running maximum, the rest 0. max and sum [rows] are the running maximum and denominator
+    // (start: -INFINITY and 0), out [rows, D] (stride ld) is rescaled to the new maximum.
+    void (*softmax_block)(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
+                          const int32_t *valid, int64_t rows);
+    // out [rows, D] (stride ld) /= sum.
+    void (*softmax_finish)(float *out, int64_t ld, int64_t D, const float *sum, int64_t rows);
+    // p = exp(score - lse[r]) for the first valid[r] of 32, else 0; ds = p * (dp - delta[r]). In
+    // place on score and dp.
+    void (*softmax_backward)(float *score, float *dp, const float *lse, const float *delta,
+                             const int32_t *valid, int64_t rows);
+    // x *= factor over n elements.
+    void (*scale)(float *x, float factor, int64_t n);
+    // the sum of a[i]*b[i], in sixteen lanes, then the tree of vec.h.
+    float (*dot)(const float *a, const float *b, int64_t n);
+
+    // log-sum-exp of x [n]: maximum, then sums of exp(x - max) in sixteen lanes.
+    float (*log_sum_exp)(const float *x, int64_t n);
+    // dx = scale * softmax(x) given lse; entropy returned (nats). In place allowed.
+    float (*softmax_gradient)(float *dx, const float *x, int64_t n, float lse, float scale,
+                              float entropy_scale);
+
+    // One AdamW update over n elements (PyTorch's formula, decoupled decay).
+    void (*adamw)(float *w, float *m, float *v, const float *g, const struct adamw *step,
+                  int64_t n);
+    // the sum of squares of x [n] in double, in blocks of 4096.
+    double (*square_sum)(const float *x, int64_t n);
+    // y = x rounded to bf16 (nearest even) and widened.
+    void (*round_bf16)(float *y, const float *x, int64_t n);
+};
+
+// kernels_best is the fastest table that this host runs; kernels_find one by name, NULL when the
+// host or the build lacks it.
+const struct kernels *kernels_best(void);
+const struct kernels *kernels_find(const char *name);
+
+// operand_row_major is B [K, N] as it lies in memory.
+static inline struct operand operand_row_major(const float *data, int64_t N)
+{
+    return (struct operand){.data = data, .panel_stride = PANEL, .row_stride = N};
+}
+
+// A packed operand of B = Wᵀ, W [N, K] row-major: panels [K][32], columns beyond N zero.
+// packed_count is its length in floats.
+static inline int64_t packed_count(int64_t N, int64_t K)
+{
+    return (N + PANEL - 1) / PANEL * PANEL * K;
+}
+void pack_transposed(float *packed, const float *W, int64_t N, int64_t K);
+static inline struct operand operand_packed(const float *packed, int64_t K)
+{
+    return (struct operand){.data = packed, .panel_stride = K * PANEL, .row_stride = PANEL};
+}
+
+#endif
