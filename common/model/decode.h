@@ -10,7 +10,7 @@
 
 #include "common/model/model.h"
 
-enum { KV_PAGE_TOKENS = 32 };
+enum { KV_PAGE_TOKENS = ATTENTION_BLOCK };
 
 // struct kv_memory is storage for `page_count` pages; a page holds the keys and values of
 // KV_PAGE_TOKENS consecutive positions (position 32·i .. 32·i+31) in all layers and heads. Who owns

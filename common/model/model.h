@@ -1,39 +1,74 @@
 // model.h: one version's weights in the form that the kernels use.
 //
 // The engine is one (DESIGN section 2): actor and learner both compute with a `struct model`, so
-// equal weights give equal bits. Compute types: f32 (weights widened, f32 fused multiply-adds in K
-// order) and bf16 (weights and the left side of every product rounded to bf16, accumulated in f32).
+// equal weights give equal bits. Compute types: f32 (fused multiply-adds in K order, the same bits
+// on every host) and bf16 (both sides of every product rounded to bf16, accumulated in f32), where
+// the host has instructions for it.
 #ifndef COMMON_MODEL_MODEL_H
 #define COMMON_MODEL_MODEL_H
 
 #include "common/base/error.h"
 #include "common/model/params.h"
 #include "common/model/shape.h"
+#include "common/tensor/kernels.h"
 #include "common/tensor/tensor.h"
 
 enum compute { COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16 };
 
-struct model; // shape, parameter table, weights as published, packed matrices, RoPE table
+// struct matrix is one weight matrix W [N, K]: as it is, and packed as the right side of x·Wᵀ.
+struct matrix {
+    const float *rows;     // [N, K], row-major: the right side of dy·W
+    struct operand packed; // of Wᵀ
+    int64_t N, K;
+};
+
+// struct layer is one decoder layer; absent parts are NULL or have N = 0.
+struct layer {
+    const float *norm1, *norm1_bias;
+    struct matrix qkv; // [(H+2KV)*D, C]: q, k, v one after another
+    const float *qkv_bias;
+    const float *q_norm, *k_norm;
+    struct matrix out; // [C, H*D]
+    const float *out_bias;
+    const float *norm2, *norm2_bias;
+    struct matrix up; // gated: [2F, C], gate then up; else [F, C]
+    const float *up_bias;
+    struct matrix down; // [C, F]
+    const float *down_bias;
+};
+
+struct model {
+    struct shape shape;
+    struct params params;
+    enum compute compute; // never AUTO
+    const struct kernels *kernels;
+    float *weights; // [params.elements], as published, widened
+    float *packed;  // storage of every operand
+    size_t packed_floats;
+    float *rope; // [T, D]: D/2 cosines, then D/2 sines, of each position; NULL without RoPE
+    struct layer *layers; // [L]
+    const float *embed, *positions, *final_norm, *final_norm_bias;
+    struct matrix head; // [V, C]; the embedding when tied
+    char numerics[64]; // numerics id: build, instruction set, compute type. Equal ids compute equal
+                       // bits
+};
 
 // model_create makes room for a model of `shape`; the weights are undefined until model_set.
-// `compute` AUTO becomes what is fastest on this host.
+// `compute` AUTO becomes what is fastest on this host; a type that the host lacks is -ENOTSUP.
 int model_create(struct model **out, const struct shape *shape, enum compute compute,
                  struct error *err);
 void model_destroy(struct model *model);
 
-// model_set takes `weights` [params->elements] (f32) and packs them. With `type` DTYPE_BF16 every
+// model_set takes `weights` [params.elements] (f32) and packs them. With `type` DTYPE_BF16 every
 // weight is first rounded to bf16 (to nearest even), as it is published; DTYPE_F32 keeps it.
 void model_set(struct model *model, const float *weights, enum dtype type);
 
 // model_load reads a folder: shape, weights at the precision that the file stores, packed.
 int model_load(struct model **out, const char *dir, enum compute compute, struct error *err);
 
-const struct shape *model_shape(const struct model *model);
-const struct params *model_params(const struct model *model);
-enum compute model_compute(const struct model *model); // never AUTO
-
-// model_numerics is the numerics id: build, instruction set, compute type. Equal ids compute equal
-// bits.
-const char *model_numerics(const struct model *model);
+static inline void model_destroyp(struct model **model)
+{
+    model_destroy(*model);
+}
 
 #endif

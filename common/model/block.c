@@ -1,0 +1,134 @@
+#include "common/model/block.h"
+
+#include <string.h>
+
+int64_t block_state_floats(const struct shape *s)
+{
+    const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
+    return 4L * s->C + 4 + (s->qk_norm ? HD + KD + s->H + s->KV : 0) + HD + 2 * KD + HD + s->H +
+           (s->gated ? 2L : 1L) * s->F + s->F;
+}
+
+static float *take(float **memory, int64_t count)
+{
+    float *from = *memory;
+    *memory += count;
+    return from;
+}
+
+float *block_state_carve(struct block_state *state, const struct shape *s, float *memory, int64_t T)
+{
+    const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
+    *state = (struct block_state){0};
+    state->x = take(&memory, T * s->C);
+    state->norm1 = take(&memory, T * s->C);
+    state->qkv = take(&memory, T * (HD + 2 * KD));
+    state->att = take(&memory, T * HD);
+    state->mid = take(&memory, T * s->C);
+    state->norm2 = take(&memory, T * s->C);
+    state->up = take(&memory, T * (s->gated ? 2 : 1) * s->F);
+    state->act = take(&memory, T * s->F);
+    if (s->qk_norm) {
+        state->qkv_plain = take(&memory, T * (HD + KD));
+        state->qk_rstd = take(&memory, T * (s->H + s->KV));
+    }
+    state->lse = take(&memory, T * s->H);
+    state->mean1 = take(&memory, T);
+    state->rstd1 = take(&memory, T);
+    state->mean2 = take(&memory, T);
+    state->rstd2 = take(&memory, T);
+    return memory;
+}
+
+void embed_rows(const struct model *model, float *x, const int32_t *ids, const int32_t *position,
+                int64_t T)
+{
+    const int64_t C = model->shape.C;
+    for (int64_t t = 0; t < T; t++, x += C) {
+        memcpy(x, model->embed + ids[t] * C, (size_t)C * sizeof(float));
+        if (model->positions != NULL) {
+            model->kernels->add(x, model->positions + position[t] * C, C);
+        }
+    }
+}
+
+static void norm_rows(const struct model *model, float *y, float *mean, float *rstd, const float *x,
+                      const float *gain, const float *bias, int64_t T)
+{
+    const struct shape *s = &model->shape;
+    if (s->layer_norm) {
+        model->kernels->layernorm(y, mean, rstd, x, gain, bias, T, s->C, s->norm_eps);
+    } else {
+        model->kernels->rmsnorm(y, rstd, x, gain, T, s->C, s->norm_eps);
+    }
+}
+
+static void linear(const struct model *model, float *y, const float *x, const struct matrix *w,
+                   const float *bias, int64_t T)
+{
+    model->kernels->product(y, w->N, x, w->K, 1, w->packed, T, w->N, w->K, false);
+    if (bias != NULL) {
+        model->kernels->add_bias(y, w->N, bias, T, w->N);
+    }
+}
+
+// qk_norm_rows normalizes every q and k head of a row, each over its D elements.
+static void qk_norm_rows(const struct model *model, const struct layer *layer,
+                         const struct block_state *state, int64_t T)
+{
+    const struct shape *s = &model->shape;
+    const int64_t heads = s->H + s->KV, width = (heads + s->KV) * s->D;
+    for (int64_t t = 0; t < T; t++) {
+        float *row = state->qkv + t * width;
+        float *rstd = state->qk_rstd == NULL ? NULL : state->qk_rstd + t * heads;
+        if (state->qkv_plain != NULL) {
+            memcpy(state->qkv_plain + t * heads * s->D, row,
+                   (size_t)(heads * s->D) * sizeof(float));
+        }
+        model->kernels->rmsnorm(row, rstd, row, layer->q_norm, s->H, s->D, s->norm_eps);
+        model->kernels->rmsnorm(row + s->H * s->D, rstd == NULL ? NULL : rstd + s->H,
+                                row + s->H * s->D, layer->k_norm, s->KV, s->D, s->norm_eps);
+    }
+}
+
+void block_before(const struct model *model, int32_t l, const struct block_state *state,
+                  const int32_t *position, int64_t T)
+{
+    const struct shape *s = &model->shape;
+    const struct layer *layer = &model->layers[l];
+    norm_rows(model, state->norm1, state->mean1, state->rstd1, state->x, layer->norm1,
+              layer->norm1_bias, T);
+    linear(model, state->qkv, state->norm1, &layer->qkv, layer->qkv_bias, T);
+    if (s->qk_norm) {
+        qk_norm_rows(model, layer, state, T);
+    }
+    if (model->rope != NULL) { // q and k lie side by side: one sweep over H + KV heads
+        model->kernels->rope(state->qkv, layer->qkv.N, model->rope, position, T, s->H + s->KV, s->D,
+                             1.0f);
+    }
+}
+
+void block_after(const struct model *model, int32_t l, const struct block_state *state, float *next,
+                 int64_t T)
+{
+    const struct shape *s = &model->shape;
+    const struct layer *layer = &model->layers[l];
+    linear(model, state->mid, state->att, &layer->out, layer->out_bias, T);
+    model->kernels->add(state->mid, state->x, T * s->C);
+    norm_rows(model, state->norm2, state->mean2, state->rstd2, state->mid, layer->norm2,
+              layer->norm2_bias, T);
+    linear(model, state->up, state->norm2, &layer->up, layer->up_bias, T);
+    if (s->gated) {
+        model->kernels->swiglu(state->act, state->up, T, s->F);
+    } else {
+        model->kernels->gelu(state->act, state->up, T * s->F);
+    }
+    linear(model, next, state->act, &layer->down, layer->down_bias, T);
+    model->kernels->add(next, state->mid, T * s->C);
+}
+
+void final_rows(const struct model *model, float *y, float *mean, float *rstd, const float *x,
+                int64_t T)
+{
+    norm_rows(model, y, mean, rstd, x, model->final_norm, model->final_norm_bias, T);
+}

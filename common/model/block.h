@@ -1,0 +1,55 @@
+// block.h: the two halves of a decoder layer around attention. Training and decoding use the same
+// functions; only where the keys come from differs (DESIGN section 4).
+#ifndef COMMON_MODEL_BLOCK_H
+#define COMMON_MODEL_BLOCK_H
+
+#include "common/model/model.h"
+
+// struct block_state is what one layer computes for T rows, all in host memory. Decoding uses one
+// state over and over; training keeps one per layer, since the backward pass reads it. NULL where
+// marked when not wanted.
+struct block_state {
+    float *x;         // [T, C] residual stream on entry
+    float *norm1;     // [T, C] after the first norm
+    float *mean1;     // [T] LayerNorm only; may be NULL
+    float *rstd1;     // [T] may be NULL
+    float *qkv_plain; // [T, (H+KV)*D] q and k before their norm (qk_norm only); may be NULL
+    float *qk_rstd;   // [T, H+KV] may be NULL
+    float *qkv;       // [T, (H+2KV)*D] as attention reads it
+    float *att;       // [T, H*D] attention's output
+    float *lse;       // [T, H] may be NULL
+    float *mid;       // [T, C] residual stream between the halves
+    float *norm2;     // [T, C]
+    float *mean2;     // [T] may be NULL
+    float *rstd2;     // [T] may be NULL
+    float *up;        // [T, 2F or F] before the activation
+    float *act;       // [T, F] after it
+};
+
+// block_state_floats is how many floats per row the arrays take together (training keeps them all).
+int64_t block_state_floats(const struct shape *shape);
+
+// block_state_carve lays a full state for T rows out in `memory` [T * block_state_floats] and
+// returns its end.
+float *block_state_carve(struct block_state *state, const struct shape *shape, float *memory,
+                         int64_t T);
+
+// embed_rows writes the residual stream on entry of the first layer: embedding plus, where the
+// family has them, positions.
+void embed_rows(const struct model *model, float *x, const int32_t *ids, const int32_t *position,
+                int64_t T);
+
+// block_before reads state->x and writes up to state->qkv; `position` [T].
+void block_before(const struct model *model, int32_t layer, const struct block_state *state,
+                  const int32_t *position, int64_t T);
+
+// block_after reads state->x and state->att and writes the rest, then `next` [T, C], the residual
+// stream on exit.
+void block_after(const struct model *model, int32_t layer, const struct block_state *state,
+                 float *next, int64_t T);
+
+// final_rows writes y = the final norm of x [T, C]; mean and rstd [T] may be NULL.
+void final_rows(const struct model *model, float *y, float *mean, float *rstd, const float *x,
+                int64_t T);
+
+#endif

@@ -1,0 +1,253 @@
+// Rows run through the same layer halves as training (block.h); attention reads pages. A page
+// holds, for each layer and key head, one block as attention.h wants it.
+#include "common/model/decode.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/model/attention.h"
+#include "common/model/block.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEAD_ROWS = 16 }; // rows whose logits are computed at once
+
+struct kv_memory {
+    float *pages;
+    int64_t page_floats;
+    int32_t page_count;
+};
+
+struct decode {
+    int32_t rows_max;
+    float *memory;
+    struct block_state state;
+    float *next;   // [rows, C]
+    float *head;   // [HEAD_ROWS, C] gathered rows that want logits
+    float *logits; // [HEAD_ROWS, V]
+    int32_t *ids, *position;
+    const float **blocks; // block list of one sequence and head
+    int64_t blocks_max;
+};
+
+size_t kv_page_bytes(const struct shape *shape, enum compute compute)
+{
+    (void)compute; // keys and values are f32 in every compute type so far
+    return (size_t)shape->L * (size_t)shape->KV * (size_t)kv_block_floats(shape->D) * sizeof(float);
+}
+
+static void kv_memory_destroyp(struct kv_memory **memory)
+{
+    kv_memory_destroy(*memory);
+}
+
+int kv_memory_create(struct kv_memory **out, const struct model *model, int32_t page_count,
+                     struct error *err)
+{
+    CLEANUP(kv_memory_destroyp) struct kv_memory *memory = calloc(1, sizeof(*memory));
+    size_t page = kv_page_bytes(&model->shape, model->compute);
+    if (memory != NULL) { // zeroed: what no token has written yet must be finite
+        memory->pages = calloc((size_t)page_count, page);
+    }
+    if (memory == NULL || memory->pages == NULL) {
+        return error_set(err, -ENOMEM, "no memory for %d KV pages of %zu bytes", page_count, page);
+    }
+    memory->page_floats = (int64_t)(page / sizeof(float));
+    memory->page_count = page_count;
+    *out = TAKE(memory);
+    return 0;
+}
+
+void kv_memory_destroy(struct kv_memory *memory)
+{
+    if (memory != NULL) {
+        free(memory->pages);
+        free(memory);
+    }
+}
+
+void kv_page_copy(struct kv_memory *memory, int32_t to, int32_t from)
+{
+    CHECK(to >= 0 && to < memory->page_count && from >= 0 && from < memory->page_count);
+    memcpy(memory->pages + to * memory->page_floats, memory->pages + from * memory->page_floats,
+           (size_t)memory->page_floats * sizeof(float));
+}
+
+static void decode_destroyp(struct decode **decode)
+{
+    decode_destroy(*decode);
+}
+
+int decode_create(struct decode **out, const struct model *model, int32_t rows_max,
+                  struct error *err)
+{
+    const struct shape *s = &model->shape;
+    CLEANUP(decode_destroyp) struct decode *decode = calloc(1, sizeof(*decode));
+    if (decode == NULL) {
+        return error_set(err, -ENOMEM, "decode: out of memory");
+    }
+    const int64_t rows = rows_max;
+    int64_t floats = rows * (block_state_floats(s) + s->C) + HEAD_ROWS * ((int64_t)s->C + s->V);
+    decode->rows_max = rows_max;
+    decode->blocks_max = ((int64_t)s->T + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    decode->memory = aligned_alloc(64, ((size_t)floats * sizeof(float) + 63) / 64 * 64);
+    decode->ids = malloc((size_t)rows * sizeof(*decode->ids));
+    decode->position = malloc((size_t)rows * sizeof(*decode->position));
+    decode->blocks = malloc((size_t)decode->blocks_max * sizeof(*decode->blocks));
+    if (decode->memory == NULL || decode->ids == NULL || decode->position == NULL ||
+        decode->blocks == NULL) {
+        return error_set(err, -ENOMEM, "decode: no memory for %d rows", rows_max);
+    }
+    decode->next = block_state_carve(&decode->state, s, decode->memory, rows);
+    decode->head = decode->next + rows * s->C;
+    decode->logits = decode->head + (int64_t)HEAD_ROWS * s->C;
+    *out = TAKE(decode);
+    return 0;
+}
+
+void decode_destroy(struct decode *decode)
+{
+    if (decode != NULL) {
+        free(decode->memory);
+        free(decode->ids);
+        free(decode->position);
+        free(decode->blocks);
+        free(decode);
+    }
+}
+
+static float *block_of(const struct kv_memory *memory, const struct shape *s, int32_t page,
+                       int32_t layer, int64_t kv)
+{
+    return memory->pages + page * memory->page_floats +
+           (layer * s->KV + kv) * kv_block_floats(s->D);
+}
+
+static void write_rows(const struct decode *decode, const struct model *model,
+                       struct kv_memory *memory, int32_t layer, const struct decode_row *rows,
+                       int32_t count)
+{
+    const struct shape *s = &model->shape;
+    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D;
+    for (int32_t r = 0; r < count; r++) {
+        const float *key = decode->state.qkv + r * width + (int64_t)s->H * s->D;
+        int32_t page = rows[r].pages[rows[r].position / KV_PAGE_TOKENS];
+        CHECK(page >= 0 && page < memory->page_count);
+        for (int64_t kv = 0; kv < s->KV; kv++) {
+            kv_block_put(block_of(memory, s, page, layer, kv), rows[r].position, key + kv * s->D,
+                         key + (s->KV + kv) * s->D, s->D);
+        }
+    }
+}
+
+// attend_run_of_rows handles `rows` consecutive rows of one sequence, the first of which is row
+// `first` of the call. A single row takes all heads of a group in one go; more rows take one head
+// at a time. Bits are the same either way.
+static void attend_rows(const struct decode *decode, const struct model *model,
+                        const struct kv_memory *memory, int32_t layer,
+                        const struct decode_row *first_row, int64_t first, int64_t rows)
+{
+    const struct shape *s = &model->shape;
+    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
+    const int64_t group = s->H / s->KV;
+    const int64_t position = first_row->position;
+    const bool by_head = rows == 1 && group <= ATTEND_ROWS;
+    for (int64_t kv = 0; kv < s->KV; kv++) {
+        for (int64_t b = 0; b <= (position + rows - 1) / KV_PAGE_TOKENS; b++) {
+            decode->blocks[b] = block_of(memory, s, first_row->pages[b], layer, kv);
+        }
+        struct attend attend = {.kernels = model->kernels,
+                                .D = s->D,
+                                .blocks = decode->blocks,
+                                .q_stride = by_head ? s->D : width,
+                                .out_stride = by_head ? s->D : HD,
+                                .rows = by_head ? group : rows,
+                                .position = position,
+                                .position_step = by_head ? 0 : 1};
+        for (int64_t g = 0; g < (by_head ? 1 : group); g++) {
+            int64_t head = kv * group + g;
+            attend.q = decode->state.qkv + first * width + head * s->D;
+            attend.out = decode->state.att + first * HD + head * s->D;
+            attend_run(&attend);
+        }
+    }
+}
+
+static void attention_rows(const struct decode *decode, const struct model *model,
+                           const struct kv_memory *memory, int32_t layer,
+                           const struct decode_row *rows, int32_t count)
+{
+    int32_t from = 0;
+    while (from < count) {
+        int32_t to = from + 1;
+        while (to < count && to - from < ATTEND_ROWS && rows[to].pages == rows[from].pages &&
+               rows[to].position == rows[to - 1].position + 1) {
+            to++;
+        }
+        attend_rows(decode, model, memory, layer, &rows[from], from, to - from);
+        from = to;
+    }
+}
+
+static void flush_logits(const struct decode *decode, const struct model *model,
+                         const int32_t *waiting, int32_t count, decode_logits_fn *on_logits,
+                         void *context)
+{
+    const struct matrix *head = &model->head;
+    final_rows(model, decode->head, NULL, NULL, decode->head, count);
+    model->kernels->product(decode->logits, head->N, decode->head, head->K, 1, head->packed, count,
+                            head->N, head->K, false);
+    for (int32_t i = 0; i < count; i++) {
+        on_logits(context, waiting[i], decode->logits + i * head->N);
+    }
+}
+
+static void run_head(const struct decode *decode, const struct model *model,
+                     const struct decode_row *rows, int32_t count, decode_logits_fn *on_logits,
+                     void *context)
+{
+    const int64_t C = model->shape.C;
+    int32_t waiting[HEAD_ROWS];
+    int32_t held = 0;
+    for (int32_t r = 0; r < count; r++) {
+        if (rows[r].wants_logits) {
+            memcpy(decode->head + held * C, decode->next + r * C, (size_t)C * sizeof(float));
+            waiting[held++] = r;
+        }
+        if (held == HEAD_ROWS || (held > 0 && r + 1 == count)) {
+            flush_logits(decode, model, waiting, held, on_logits, context);
+            held = 0;
+        }
+    }
+}
+
+void decode_run(struct decode *decode, const struct model *model, struct kv_memory *memory,
+                const struct decode_row *rows, int32_t count, decode_logits_fn *on_logits,
+                void *context)
+{
+    CHECK(count >= 1 && count <= decode->rows_max);
+    for (int32_t r = 0; r < count; r++) {
+        CHECK(rows[r].token >= 0 && rows[r].token < model->shape.V);
+        CHECK(rows[r].position >= 0 && rows[r].position < model->shape.T);
+        decode->ids[r] = rows[r].token;
+        decode->position[r] = rows[r].position;
+    }
+    struct block_state *state = &decode->state;
+    embed_rows(model, state->x, decode->ids, decode->position, count);
+    for (int32_t l = 0; l < model->shape.L; l++) {
+        block_before(model, l, state, decode->position, count);
+        write_rows(decode, model, memory, l, rows, count);
+        attention_rows(decode, model, memory, l, rows, count);
+        block_after(model, l, state, decode->next, count);
+        if (l + 1 < model->shape.L) {
+            memcpy(state->x, decode->next, (size_t)count * (size_t)model->shape.C * sizeof(float));
+        }
+    }
+    run_head(decode, model, rows, count, on_logits, context);
+}
+
+float logprob_of(const float *logits, int32_t V, int32_t token)
+{
+    return logits[token] - kernels_best()->log_sum_exp(logits, V);
+}

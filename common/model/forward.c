@@ -1,0 +1,161 @@
+#include "common/model/forward.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/model/attention.h"
+#include "common/model/decode.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static void forward_destroyp(struct forward **forward)
+{
+    forward_destroy(*forward);
+}
+
+int forward_create(struct forward **out, const struct model *model, int64_t rows_max,
+                   struct error *err)
+{
+    const struct shape *s = &model->shape;
+    CLEANUP(forward_destroyp) struct forward *forward = calloc(1, sizeof(*forward));
+    if (forward == NULL) {
+        return error_set(err, -ENOMEM, "forward: out of memory");
+    }
+    forward->shape = s;
+    forward->rows_max = rows_max;
+    int64_t floats = rows_max * (s->L * block_state_floats(s) + 2L * s->C + 2);
+    int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
+    forward->memory = aligned_alloc(64, ((size_t)floats * sizeof(float) + 63) / 64 * 64);
+    forward->layers = calloc((size_t)s->L, sizeof(*forward->layers));
+    forward->blocks = calloc((size_t)(blocks * kv_block_floats(s->D)), sizeof(float));
+    forward->block_list = calloc((size_t)blocks, sizeof(*forward->block_list));
+    if (forward->memory == NULL || forward->layers == NULL || forward->blocks == NULL ||
+        forward->block_list == NULL) {
+        return error_set(err, -ENOMEM, "forward: no memory for %lld rows of activations",
+                         (long long)rows_max);
+    }
+    for (int64_t b = 0; b < blocks; b++) {
+        forward->block_list[b] = forward->blocks + b * kv_block_floats(s->D);
+    }
+    *out = TAKE(forward);
+    return 0;
+}
+
+void forward_destroy(struct forward *forward)
+{
+    if (forward != NULL) {
+        free(forward->memory);
+        free(forward->layers);
+        free(forward->blocks);
+        free(forward->block_list);
+        free(forward);
+    }
+}
+
+static void carve(struct forward *forward, int64_t T)
+{
+    const struct shape *s = forward->shape;
+    float *memory = forward->memory;
+    for (int32_t l = 0; l < s->L; l++) {
+        memory = block_state_carve(&forward->layers[l], s, memory, T);
+    }
+    forward->last = memory;
+    forward->final = forward->last + T * s->C;
+    forward->final_mean = forward->final + T * s->C;
+    forward->final_rstd = forward->final_mean + T;
+}
+
+const float *const *forward_blocks(struct forward *forward, const struct model *model,
+                                   const float *qkv, int64_t from, int64_t to, int64_t kv)
+{
+    const struct shape *s = &model->shape;
+    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D;
+    const int64_t key = ((int64_t)s->H + kv) * s->D, value = key + (int64_t)s->KV * s->D;
+    for (int64_t t = from; t < to; t++) {
+        const float *row = qkv + t * width;
+        float *block = forward->blocks + (t - from) / ATTENTION_BLOCK * kv_block_floats(s->D);
+        kv_block_put(block, t - from, row + key, row + value, s->D);
+    }
+    return forward->block_list;
+}
+
+static void attend_head(const struct model *model, const struct block_state *state,
+                        const float *const *blocks, int64_t from, int64_t to, int64_t head)
+{
+    const struct shape *s = &model->shape;
+    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
+    float lse[ATTEND_ROWS];
+    for (int64_t t = from; t < to; t += ATTEND_ROWS) {
+        int64_t rows = to - t < ATTEND_ROWS ? to - t : ATTEND_ROWS;
+        const struct attend attend = {.kernels = model->kernels,
+                                      .D = s->D,
+                                      .blocks = blocks,
+                                      .q = state->qkv + t * width + head * s->D,
+                                      .q_stride = width,
+                                      .out = state->att + t * HD + head * s->D,
+                                      .out_stride = HD,
+                                      .lse = lse,
+                                      .rows = rows,
+                                      .position = t - from,
+                                      .position_step = 1};
+        attend_run(&attend);
+        for (int64_t r = 0; r < rows; r++) {
+            state->lse[(t + r) * s->H + head] = lse[r];
+        }
+    }
+}
+
+static void attention_rows(struct forward *forward, const struct model *model,
+                           const struct block_state *state, const struct pack *pack)
+{
+    const struct shape *s = &model->shape;
+    const int64_t group = s->H / s->KV;
+    for (int32_t k = 0; k < pack->count; k++) {
+        int64_t from = pack->start[k], to = pack->start[k + 1];
+        for (int64_t kv = 0; kv < s->KV; kv++) {
+            const float *const *blocks = forward_blocks(forward, model, state->qkv, from, to, kv);
+            for (int64_t g = 0; g < group; g++) {
+                attend_head(model, state, blocks, from, to, kv * group + g);
+            }
+        }
+    }
+}
+
+void forward_run(struct forward *forward, const struct model *model, const struct pack *pack)
+{
+    const struct shape *s = &model->shape;
+    CHECK(pack->T >= 1 && pack->T <= forward->rows_max);
+    carve(forward, pack->T);
+    embed_rows(model, forward->layers[0].x, pack->ids, pack->position, pack->T);
+    for (int32_t l = 0; l < s->L; l++) {
+        const struct block_state *state = &forward->layers[l];
+        block_before(model, l, state, pack->position, pack->T);
+        attention_rows(forward, model, state, pack);
+        block_after(model, l, state, l + 1 < s->L ? forward->layers[l + 1].x : forward->last,
+                    pack->T);
+    }
+    final_rows(model, forward->final, forward->final_mean, forward->final_rstd, forward->last,
+               pack->T);
+}
+
+void forward_logprobs(struct forward *forward, const struct model *model, float *logprob,
+                      const int32_t *ids, int64_t T, float *logits, int64_t logits_rows)
+{
+    const struct matrix *head = &model->head;
+    CLEANUP(freep) int32_t *position = malloc((size_t)T * sizeof(*position));
+    CHECK(position != NULL);
+    for (int64_t t = 0; t < T; t++) {
+        position[t] = (int32_t)t;
+    }
+    const int32_t start[2] = {0, (int32_t)T};
+    const struct pack pack = {.T = T, .count = 1, .start = start, .ids = ids, .position = position};
+    forward_run(forward, model, &pack);
+    for (int64_t t = 0; t + 1 < T; t += logits_rows) {
+        int64_t rows = T - 1 - t < logits_rows ? T - 1 - t : logits_rows;
+        model->kernels->product(logits, head->N, forward->final + t * head->K, head->K, 1,
+                                head->packed, rows, head->N, head->K, false);
+        for (int64_t r = 0; r < rows; r++) {
+            logprob[t + r] = logprob_of(logits + r * head->N, model->shape.V, ids[t + r + 1]);
+        }
+    }
+}
