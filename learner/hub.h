@@ -7,7 +7,8 @@
 // (silent for HEARTBEAT_LOST_MS), says goodbye, or lets the deadline pass. The first result counts;
 // late and repeated ones are acknowledged and dropped. A request that failed at LEASE_ATTEMPTS_MAX
 // workers is answered by the hub itself: a verdict `infrastructure`, or a rollout REJECTED whose
-// note says so. Every accepted request is therefore answered exactly once, or the hub is closed.
+// lease is 0. A prompt that an actor rejects is answered so for all its samples. Every accepted
+// request is therefore answered exactly once, or the hub is closed.
 //
 // Everything happens on the loop's thread.
 #ifndef LEARNER_HUB_H

@@ -51,6 +51,9 @@ void group_destroy(struct group *group)
         play_clear(&group->answers[i]);
     }
     free(group->answers);
+    if (group->shown != NULL) {
+        kelvin__task__free_unpacked(group->shown, NULL);
+    }
     if (group->task != NULL) {
         kelvin__task__free_unpacked(group->task, NULL);
     }

@@ -12,6 +12,7 @@
 #define LEARNER_REPLAY_H
 
 #include "common/base/error.h"
+#include "common/base/limits.h"
 #include "common/base/task.h"
 
 #include "proto/rollout.pb-c.h"
@@ -50,9 +51,16 @@ struct group {
     bool duplicate; // the store held it
     double accuracy;
 
-    int32_t open;       // requests under way, for the part that runs the group
-    int32_t tries;      // prompts tried: a reference set that does not fit is drawn again
-    void *owner;        // the part that runs the group
+    // For the part that runs the group (player.h).
+    void *owner;
+    Kelvin__Task *shown;       // induction proposals: the task whose program was shown; owned
+    const Kelvin__Task *given; // proposals that were read from a file; borrowed
+    uint64_t parents[TASK_REFERENCES_MAX]; // the references of the proposal
+    int32_t parent_count;
+    int32_t open;  // requests under way
+    int32_t tries; // prompts tried: a reference set that does not fit is drawn again
+    bool too_long; // the task does not fit a solver's prompt
+
     struct group *next; // in the replay
 };
 

@@ -13,11 +13,10 @@ double reward_propose(const struct run_config *config, const struct proposal_res
     if (result->outcome != OUTCOME_OK || !result->formatted) {
         return config->azr.invalid_reward;
     }
-    double reward = reward_learnability(result->accuracy, config->azr.zero_learnability_reward);
-    if (result->duplicate && reward > config->azr.duplicate_reward) {
-        reward = config->azr.duplicate_reward;
+    if (result->duplicate && config->azr.duplicate_reward < 1.0) {
+        return config->azr.duplicate_reward;
     }
-    return reward;
+    return reward_learnability(result->accuracy, config->azr.zero_learnability_reward);
 }
 
 double reward_solve(const struct run_config *config, const struct answer_result *result)

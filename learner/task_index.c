@@ -171,3 +171,14 @@ int32_t task_index_select(const struct task_index *index, uint64_t *ids, int32_t
     free(pool.positions);
     return drawn;
 }
+
+int32_t task_index_fill(const struct task_index *index, uint64_t *ids, int32_t count,
+                        enum solver_data mode, int64_t before, struct rng *rng)
+{
+    struct pool pool = pool_create(index);
+    pool_fill(&pool, index, 0, before);
+    int32_t drawn = mode == DATA_RECENT ? draw_recent(&pool, index, ids, count, rng)
+                                        : draw_uniform(&pool, index, ids, count, rng);
+    free(pool.positions);
+    return drawn;
+}

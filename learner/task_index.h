@@ -49,4 +49,9 @@ int32_t task_index_sample(const struct task_index *index, uint64_t *ids, int32_t
 int32_t task_index_select(const struct task_index *index, uint64_t *ids, int32_t count,
                           enum solver_data mode, int64_t since, struct rng *rng);
 
+// task_index_fill draws from the entries before step `before` only, with weight step + 1 for
+// DATA_RECENT and uniformly for the others.
+int32_t task_index_fill(const struct task_index *index, uint64_t *ids, int32_t count,
+                        enum solver_data mode, int64_t before, struct rng *rng);
+
 #endif

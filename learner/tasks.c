@@ -30,11 +30,12 @@ static const char schema[] =
     " exception TEXT NOT NULL, detail TEXT NOT NULL, scratchpad INTEGER NOT NULL,"
     " wall_us INTEGER NOT NULL, cpu_us INTEGER NOT NULL);";
 
-enum statement { ADD_TASK, LEAVE_TASK, GET_TASK, STATEMENTS };
+enum statement { ADD_TASK, LEAVE_TASK, GET_TASK, SET_ACCURACY, STATEMENTS };
 
 static const char *const statement_texts[STATEMENTS] = {
     [ADD_TASK] = "INSERT INTO tasks VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
     [LEAVE_TASK] = "UPDATE tasks SET left_step=?2 WHERE id=?1",
+    [SET_ACCURACY] = "UPDATE tasks SET accuracy=?2 WHERE id=?1",
     [GET_TASK] = "SELECT kind,step,program,inputs,outputs,message,parents FROM tasks WHERE id=?1",
 };
 
@@ -405,6 +406,14 @@ int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t 
     row = tasks->statements[LEAVE_TASK];
     (void)sqlite3_bind_int64(row, 1, (int64_t)left);
     (void)sqlite3_bind_int64(row, 2, now);
+    return finish(tasks, row, err);
+}
+
+int tasks_set_accuracy(struct tasks *tasks, uint64_t id, double accuracy, struct error *err)
+{
+    sqlite3_stmt *row = tasks->statements[SET_ACCURACY];
+    (void)sqlite3_bind_int64(row, 1, (int64_t)id);
+    (void)sqlite3_bind_double(row, 2, accuracy);
     return finish(tasks, row, err);
 }
 

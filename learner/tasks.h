@@ -40,6 +40,9 @@ int tasks_forget(struct tasks *tasks, int64_t step, struct error *err);
 int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t now,
               bool *duplicate, struct error *err);
 
+// tasks_set_accuracy notes the accuracy of a stored task once it is known.
+int tasks_set_accuracy(struct tasks *tasks, uint64_t id, double accuracy, struct error *err);
+
 // tasks_has says whether tasks_add would find a duplicate.
 bool tasks_has(const struct tasks *tasks, const Kelvin__Task *task);
 

@@ -58,21 +58,17 @@ static void test_solver(void **state)
     assert_float_equal(answer(OUTCOME_WRONG, true, 0.4), 0.4, 0.0);
 }
 
-// A duplicate gets at most duplicate_reward; what is worse stays worse.
+// A duplicate gets duplicate_reward; at 1 it is rewarded as any other proposal.
 static void test_duplicates(void **state)
 {
     (void)state;
     struct run_config config = *defaults();
-    config.azr.duplicate_reward = -0.5;
-    config.azr.zero_learnability_reward = 0.0;
     struct proposal_result result = {
         .outcome = OUTCOME_OK, .formatted = true, .duplicate = true, .accuracy = 0.25};
+    assert_float_equal(reward_propose(&config, &result), 0.75, 0.0);
+    config.azr.duplicate_reward = -0.5;
     assert_float_equal(reward_propose(&config, &result), -0.5, 0.0);
-    config.azr.zero_learnability_reward = -0.75;
-    result.accuracy = 0.0;
-    assert_float_equal(reward_propose(&config, &result), -0.75, 0.0);
     result.duplicate = false;
-    result.accuracy = 0.25;
     assert_float_equal(reward_propose(&config, &result), 0.75, 0.0);
 }
 

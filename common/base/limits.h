@@ -29,6 +29,7 @@ enum {
     HEARTBEAT_MS = 1000,         // a worker says that it lives this often
     HEARTBEAT_LOST_MS = 5000,    // silence after which a worker's leases go back
     WEIGHTS_BLOB_MAX_GB = 64,    // one version of weights
+    REQUESTS_MAX = 1 << 22,      // requests of one kind that the learner has open
     LEASE_ATTEMPTS_MAX = 4,      // workers that may fail one request before it is given up
     LEASE_RETURNS_MAX = 64,      // times that a request may come back from lost workers
 

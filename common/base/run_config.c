@@ -84,7 +84,7 @@ static const struct option rows[] = {
     REAL("azr.invalid_reward", azr.invalid_reward, "-1", -1, 0,
          "an invalid proposal, or a wrong format in either role"),
     REAL("azr.duplicate_reward", azr.duplicate_reward, "1", -1, 1,
-         "a valid proposal that the store already holds gets this at most; 1 is off"),
+         "of a valid proposal that the store holds already; 1: as any other"),
     REAL("azr.wrong_reward", azr.wrong_reward, "-0.5", -1, 0, "a well-formatted wrong answer"),
     CHOICE("azr.induction_score", azr.induction_score, "binary", score_names,
            "all hidden pairs, their share, or any"),

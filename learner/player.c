@@ -1,0 +1,403 @@
+#include "learner/player.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/log.h"
+#include "common/text/prompt.h"
+#include "learner/advantage.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// A reference set that does not fit the prompt is drawn again so often, then it is shortened.
+enum { REDRAWS_MAX = 8 };
+
+uint64_t player_key(int64_t step, enum task_kind kind, enum role role, int32_t slot,
+                    enum draw purpose)
+{
+    uint64_t key = rng_mix((uint64_t)step, (uint64_t)purpose);
+    return rng_mix(rng_mix(key, (uint64_t)block_of(kind, role)), (uint64_t)slot);
+}
+
+void player_init(struct player *player, struct hub *hub, struct tasks *tasks,
+                 const struct run_config *config, int32_t vocab)
+{
+    *player = (struct player){.hub = hub, .tasks = tasks, .config = config, .vocab = vocab};
+    memcpy(player->style, config->azr.style, sizeof(player->style));
+}
+
+static void close_group(struct player *player, struct group *group, enum group_state state)
+{
+    CHECK(group->open == 0 && group->state == GROUP_RUNNING);
+    group->state = state;
+    player->closed(player->context, group);
+}
+
+static void drop_proposal(struct player *player, struct group *group)
+{
+    (void)player->validated(player->context, group);
+    close_group(player, group, GROUP_DROPPED);
+}
+
+// An actor is trusted to be ours, not to be right.
+static bool is_sane(const struct player *player, const Kelvin__Rollout *rollout)
+{
+    if (rollout->n_tokens == 0 || rollout->n_logprobs != rollout->n_tokens ||
+        rollout->n_tokens > RESPONSE_TOKENS_MAX || rollout->n_prompt > PROMPT_TOKENS_MAX ||
+        rollout->n_prompt == 0) {
+        return false;
+    }
+    for (size_t i = 0; i < rollout->n_tokens; i++) {
+        if (rollout->tokens[i] >= (uint32_t)player->vocab || !isfinite(rollout->logprobs[i])) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < rollout->n_prompt; i++) {
+        if (rollout->prompt[i] >= (uint32_t)player->vocab) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static Kelvin__Sampling sampling_of(const struct run_config *config)
+{
+    Kelvin__Sampling sampling = KELVIN__SAMPLING__INIT;
+    sampling.temperature = (float)config->rollout.temperature;
+    sampling.top_p = (float)config->rollout.top_p;
+    sampling.top_k = (uint32_t)config->rollout.top_k;
+    sampling.min_p = (float)config->rollout.min_p;
+    sampling.tokens_max = (uint32_t)config->rollout.response_tokens_max;
+    return sampling;
+}
+
+// Where a group's hub callbacks find their player.
+static struct player *player_of(const struct group *group)
+{
+    return group->owner;
+}
+
+static void ask(struct player *player, struct group *group, Kelvin__Prompt *prompt,
+                hub_rollout_fn *on_rollout)
+{
+    Kelvin__Sampling sampling = sampling_of(player->config);
+    prompt->kind = (Kelvin__TaskKind)group->kind;
+    prompt->sampling = &sampling;
+    int64_t version_min = group->step - player->config->azr.staleness;
+    prompt->version_min = version_min > 1 ? (uint64_t)version_min : 1;
+    group->open += (int32_t)prompt->samples;
+    int code = hub_rollout(player->hub, prompt, on_rollout, group, 0);
+    CHECK(code == 0); // the hub was made with room for all that admission lets in
+}
+
+static void verify(struct player *player, struct group *group, Kelvin__VerifyRequest *request,
+                   hub_verdict_fn *on_verdict, uint64_t tag)
+{
+    request->kind = (Kelvin__TaskKind)group->kind;
+    request->style = player->style;
+    request->timeout_ms = (uint32_t)player->config->verifier.timeout_ms;
+    group->open++;
+    int code = hub_verify(player->hub, request, on_verdict, group, tag);
+    CHECK(code == 0); // as above
+}
+
+static void finish_answers(struct player *player, struct group *group)
+{
+    if (group->open > 0) {
+        return;
+    }
+    double sum = 0.0;
+    int32_t judged = 0;
+    for (int32_t i = 0; i < group->answer_count; i++) {
+        const struct play *play = &group->answers[i];
+        if (play->verdict == NULL || play->verdict->outcome == KELVIN__OUTCOME__INFRASTRUCTURE) {
+            continue;
+        }
+        sum += (double)play->verdict->score;
+        judged++;
+    }
+    if (judged < group->answer_count && !group->too_long) {
+        close_group(player, group, GROUP_DROPPED);
+        return;
+    }
+    group->accuracy = judged > 0 ? sum / judged : 0.0;
+    close_group(player, group, GROUP_FINISHED);
+}
+
+static void on_judged(void *context, uint64_t sample, const Kelvin__Verdict *verdict)
+{
+    struct group *group = context;
+    group->answers[sample].verdict = verdict_copy(verdict);
+    group->open--;
+    finish_answers(player_of(group), group);
+}
+
+static void judge(struct player *player, struct group *group, int32_t sample)
+{
+    char modes[][9] = {"binary", "fraction", "any"}; // enum induction_score
+    const Kelvin__Task *task = group->task;
+    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
+    request.check = KELVIN__CHECK__JUDGE;
+    request.role = KELVIN__ROLE__SOLVE;
+    request.response = group->answers[sample].rollout->text;
+    size_t shown = 0;
+    if (group->kind == KIND_INDUCTION) {
+        request.fraction_mode = modes[player->config->azr.induction_score];
+        shown = (size_t)prompt_shown((int)task->n_inputs);
+    } else {
+        request.program = task->program;
+    }
+    request.n_inputs = task->n_inputs - shown;
+    request.inputs = task->inputs + shown;
+    request.n_outputs = task->n_outputs - shown;
+    request.outputs = task->outputs + shown;
+    verify(player, group, &request, on_judged, (uint64_t)sample);
+}
+
+static void on_answer(void *context, uint64_t tag, const Kelvin__Rollout *rollout)
+{
+    (void)tag;
+    struct group *group = context;
+    struct player *player = player_of(group);
+    group->open--;
+    if (rollout->finish == KELVIN__FINISH__REJECTED) {
+        group->too_long = group->too_long || rollout->lease != 0; // 0: the hub gave it up
+    } else if (rollout->sample < (uint32_t)group->answer_count && is_sane(player, rollout)) {
+        group->answers[rollout->sample].rollout = rollout_copy(rollout);
+        judge(player, group, (int32_t)rollout->sample);
+    } else {
+        log_warn("player", "an actor sent a broken rollout; its group is dropped lease=%llu",
+                 (unsigned long long)rollout->lease);
+    }
+    finish_answers(player, group);
+}
+
+void player_solve(struct player *player, struct group *group)
+{
+    CHECK(group->task != NULL && group->answer_count > 0);
+    group->owner = player;
+    group->answer_seed =
+        rng_at((uint64_t)player->config->seed,
+               player_key(group->step, group->kind, group->role, group->slot, DRAW_ANSWERS), 0);
+    Kelvin__Prompt prompt = KELVIN__PROMPT__INIT;
+    prompt.role = KELVIN__ROLE__SOLVE;
+    prompt.task = group->task;
+    prompt.samples = (uint32_t)group->answer_count;
+    prompt.seed = group->answer_seed;
+    ask(player, group, &prompt, on_answer);
+}
+
+static char *copy_text(const char *text)
+{
+    char *copy = strdup(text);
+    CHECK(copy != NULL);
+    return copy;
+}
+
+static char **copy_texts(char *const *texts, size_t count)
+{
+    char **copies = calloc(count + 1, sizeof(char *));
+    CHECK(copies != NULL);
+    for (size_t i = 0; i < count; i++) {
+        copies[i] = copy_text(texts[i]);
+    }
+    return copies;
+}
+
+// What the verifier need not repeat: the parts that it was given.
+static const Kelvin__Task *known_parts(const struct group *group)
+{
+    return group->given != NULL ? group->given : group->shown;
+}
+
+// The task that a valid proposal became: what the verifier extracted, with the gold outputs.
+static Kelvin__Task *task_of(const struct group *group, const Kelvin__Verdict *verdict)
+{
+    const Kelvin__Task *known = known_parts(group);
+    Kelvin__Task *task = calloc(1, sizeof(*task));
+    CHECK(task != NULL);
+    kelvin__task__init(task);
+    task->kind = (Kelvin__TaskKind)group->kind;
+    task->step = (uint64_t)group->step;
+    bool said = verdict->program[0] != '\0' || known == NULL;
+    task->program = copy_text(said ? verdict->program : known->program);
+    task->message = copy_text(group->given != NULL ? group->given->message : verdict->message);
+    task->n_outputs = verdict->n_outputs;
+    task->outputs = copy_texts(verdict->outputs, verdict->n_outputs);
+    bool given = verdict->n_inputs == 0 && group->given != NULL;
+    task->n_inputs = verdict->n_outputs;
+    task->inputs = copy_texts(given ? group->given->inputs : verdict->inputs, task->n_inputs);
+    task->n_parents = (size_t)group->parent_count;
+    task->parents = calloc((size_t)group->parent_count + 1, sizeof(*task->parents));
+    CHECK(task->parents != NULL);
+    memcpy(task->parents, group->parents, (size_t)group->parent_count * sizeof(*task->parents));
+    return task;
+}
+
+// A verifier's OK must come with what a task needs.
+static bool is_whole(const struct group *group, const Kelvin__Verdict *verdict)
+{
+    bool given = verdict->n_inputs == 0 && group->given != NULL;
+    size_t pairs = given ? group->given->n_inputs : verdict->n_inputs;
+    bool program = verdict->program[0] != '\0' || known_parts(group) != NULL;
+    return program && pairs == verdict->n_outputs && pairs > 0 && pairs <= TASK_INPUTS_MAX &&
+           (group->kind == KIND_INDUCTION ? pairs >= 2 : pairs == 1);
+}
+
+static void on_validated(void *context, uint64_t tag, const Kelvin__Verdict *verdict)
+{
+    (void)tag;
+    struct group *group = context;
+    struct player *player = player_of(group);
+    group->open--;
+    group->proposal.verdict = verdict_copy(verdict);
+    bool ok = verdict->outcome == KELVIN__OUTCOME__OK;
+    if (verdict->outcome == KELVIN__OUTCOME__INFRASTRUCTURE || (ok && !is_whole(group, verdict))) {
+        drop_proposal(player, group);
+        return;
+    }
+    if (ok) {
+        group->valid = true;
+        group->task = task_of(group, verdict);
+    }
+    if (!player->validated(player->context, group)) {
+        close_group(player, group, GROUP_FINISHED);
+        return;
+    }
+    group_expect(group, (int32_t)player->config->azr.samples);
+    player_solve(player, group);
+}
+
+static void propose(struct player *player, struct group *group);
+
+static void on_proposal(void *context, uint64_t tag, const Kelvin__Rollout *rollout)
+{
+    (void)tag;
+    struct group *group = context;
+    struct player *player = player_of(group);
+    group->open--;
+    if (rollout->finish == KELVIN__FINISH__REJECTED) {
+        bool again = rollout->lease != 0 && group->parent_count > 0;
+        group->tries++;
+        if (again) {
+            propose(player, group);
+        } else {
+            drop_proposal(player, group);
+        }
+        return;
+    }
+    if (!is_sane(player, rollout)) {
+        log_warn("player", "an actor sent a broken rollout; its group is dropped lease=%llu",
+                 (unsigned long long)rollout->lease);
+        drop_proposal(player, group);
+        return;
+    }
+    group->proposal.rollout = rollout_copy(rollout);
+    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
+    request.check = KELVIN__CHECK__VALIDATE;
+    request.role = KELVIN__ROLE__PROPOSE;
+    request.response = group->proposal.rollout->text;
+    if (group->kind == KIND_INDUCTION) {
+        request.program = group->shown->program;
+        request.inputs_count = (uint32_t)player->config->azr.inputs;
+    }
+    request.strip = player->strip;
+    verify(player, group, &request, on_validated, 0);
+}
+
+void player_check(struct player *player, struct group *group, const Kelvin__Task *task)
+{
+    group->owner = player;
+    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
+    request.check = KELVIN__CHECK__VALIDATE;
+    request.role = KELVIN__ROLE__PROPOSE;
+    request.program = task->program;
+    request.n_inputs = task->n_inputs;
+    request.inputs = task->inputs;
+    request.inputs_count = (uint32_t)task->n_inputs;
+    request.strip = player->strip;
+    group->given = task;
+    verify(player, group, &request, on_validated, 0);
+}
+
+static void free_tasks(Kelvin__Task **tasks, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        if (tasks[i] != NULL) {
+            kelvin__task__free_unpacked(tasks[i], NULL);
+        }
+    }
+}
+
+// Draws what a proposal is shown: one program for induction, else K whole tasks. After
+// REDRAWS_MAX tries every further one shows a task less.
+static int32_t draw_references(struct player *player, struct group *group, uint64_t *ids)
+{
+    const struct run_config *config = player->config;
+    struct rng rng = {.key = (uint64_t)config->seed,
+                      .stream = rng_mix(player_key(group->step, group->kind, group->role,
+                                                   group->slot, DRAW_REFERENCES),
+                                        (uint64_t)group->tries)};
+    enum reference_sampling mode = (enum reference_sampling)config->azr.reference_sampling;
+    if (group->kind == KIND_INDUCTION) {
+        ids[0] = group->tries < REDRAWS_MAX ? tasks_draw_program(player->tasks, mode, &rng) : 0;
+        return ids[0] != 0;
+    }
+    int32_t wanted = (int32_t)config->azr.references;
+    if (group->tries >= REDRAWS_MAX) {
+        wanted -= group->tries - REDRAWS_MAX + 1;
+    }
+    return wanted <= 0 ? 0
+                       : task_index_sample(tasks_index(player->tasks, group->kind), ids, wanted,
+                                           mode, &rng);
+}
+
+static void propose(struct player *player, struct group *group)
+{
+    uint64_t ids[TASK_REFERENCES_MAX];
+    Kelvin__Task *references[TASK_REFERENCES_MAX] = {0};
+    int32_t count = draw_references(player, group, ids);
+    struct error err = {0};
+    for (int32_t i = 0; i < count; i++) {
+        if (tasks_get(player->tasks, ids[i], &references[i], &err) < 0) {
+            free_tasks(references, i);
+            player->failed(player->context, &err);
+            return;
+        }
+    }
+    memcpy(group->parents, ids, (size_t)count * sizeof(*ids));
+    group->parent_count = count;
+    if (group->kind == KIND_INDUCTION && count == 0) {
+        drop_proposal(player, group);
+        return;
+    }
+    group->proposal_seed =
+        rng_at((uint64_t)player->config->seed,
+               player_key(group->step, group->kind, group->role, group->slot, DRAW_PROPOSAL),
+               (uint64_t)group->tries);
+    Kelvin__Prompt prompt = KELVIN__PROMPT__INIT;
+    prompt.role = KELVIN__ROLE__PROPOSE;
+    prompt.samples = 1;
+    prompt.seed = group->proposal_seed;
+    if (group->kind == KIND_INDUCTION) {
+        if (group->shown != NULL) {
+            kelvin__task__free_unpacked(group->shown, NULL);
+        }
+        group->shown = TAKE(references[0]);
+        prompt.task = group->shown;
+        prompt.inputs_count = (uint32_t)player->config->azr.inputs;
+    } else {
+        prompt.n_references = (size_t)count;
+        prompt.references = references;
+    }
+    ask(player, group, &prompt, on_proposal);
+    free_tasks(references, count);
+}
+
+void player_propose(struct player *player, struct group *group)
+{
+    group->owner = player;
+    propose(player, group);
+}
