@@ -84,6 +84,12 @@ struct trainer_state {
 struct trainer_state trainer_state(struct trainer *trainer);
 void trainer_refresh(struct trainer *trainer);
 
+// trainer_model is the model in compute form, with the weights as published.
 const struct model *trainer_model(const struct trainer *trainer);
+
+static inline void trainer_destroyp(struct trainer **trainer)
+{
+    trainer_destroy(*trainer);
+}
 
 #endif

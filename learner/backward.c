@@ -1,0 +1,312 @@
+#include "learner/backward.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/model/attention.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct backward {
+    int64_t rows_max;
+    float *memory;
+    float *dx;       // [T, C] gradient of the residual stream
+    float *dnorm;    // [T, C]
+    float *dact;     // [T, F]
+    float *dup;      // [T, 2F or F]
+    float *datt;     // [T, H*D]
+    float *dqkv;     // [T, (H+2KV)*D]
+    float *delta;    // [T]
+    float *row;      // [D] scratch of the q/k norm
+    float *values_t; // blocks of V transposed, [D][32] each
+};
+
+static void backward_destroyp(struct backward **backward)
+{
+    backward_destroy(*backward);
+}
+
+int backward_create(struct backward **out, const struct model *model, int64_t rows_max,
+                    struct error *err)
+{
+    const struct shape *s = &model->shape;
+    CLEANUP(backward_destroyp) struct backward *b = calloc(1, sizeof(*b));
+    if (b == NULL) {
+        return error_set(err, -ENOMEM, "backward: out of memory");
+    }
+    const int64_t HD = (int64_t)s->H * s->D, width = HD + 2L * s->KV * s->D;
+    const int64_t up = (s->gated ? 2L : 1L) * s->F;
+    const int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
+    const int64_t sizes[] = {rows_max * s->C,
+                             rows_max * s->C,
+                             rows_max * s->F,
+                             rows_max * up,
+                             rows_max * HD,
+                             rows_max * width,
+                             rows_max,
+                             s->D,
+                             blocks * ATTENTION_BLOCK * s->D};
+    float **const arrays[] = {&b->dx,   &b->dnorm, &b->dact, &b->dup,     &b->datt,
+                              &b->dqkv, &b->delta, &b->row,  &b->values_t};
+    int64_t floats = 0;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        floats += (sizes[i] + 15) / 16 * 16;
+    }
+    b->rows_max = rows_max;
+    b->memory = aligned_alloc(64, (size_t)floats * sizeof(float));
+    if (b->memory == NULL) {
+        return error_set(err, -ENOMEM, "backward: no memory for %lld rows", (long long)rows_max);
+    }
+    float *next = b->memory;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        *arrays[i] = next;
+        next += (sizes[i] + 15) / 16 * 16;
+    }
+    *out = TAKE(b);
+    return 0;
+}
+
+void backward_destroy(struct backward *backward)
+{
+    if (backward != NULL) {
+        free(backward->memory);
+        free(backward);
+    }
+}
+
+static float *grad_of(const struct model *model, float *grads, int32_t layer, enum param_role role)
+{
+    const struct param *param = params_find(&model->params, layer, role);
+    return param == NULL ? NULL : grads + param->offset;
+}
+
+// linear_backward: y = x·Wᵀ + b. dx [T, K] = dy·W; dW += dyᵀ·x; db += column sums of dy.
+static void linear_backward(const struct model *model, float *dx, float *dW, float *db,
+                            const float *dy, const float *x, const struct matrix *w, int64_t T)
+{
+    const struct kernels *k = model->kernels;
+    k->product(dx, w->K, dy, w->N, 1, operand_row_major(w->rows, w->K), T, w->K, w->N, false);
+    k->product(dW, w->K, dy, 1, w->N, operand_row_major(x, w->K), w->N, w->K, T, true);
+    if (db != NULL) {
+        k->bias_backward(db, dy, w->N, T, w->N);
+    }
+}
+
+// norm_backward adds the gradient through a norm to dx.
+static void norm_backward(const struct model *model, float *dx, float *dgain, float *dbias,
+                          const float *dy, const float *x, const float *mean, const float *rstd,
+                          const float *gain, int64_t T)
+{
+    const struct shape *s = &model->shape;
+    if (s->layer_norm) {
+        model->kernels->layernorm_backward(dx, dgain, dbias, dy, x, mean, rstd, gain, T, s->C);
+    } else {
+        model->kernels->rmsnorm_backward(dx, dgain, dy, x, rstd, gain, T, s->C);
+    }
+}
+
+// struct head_pass is the backward pass of one query head over one sequence.
+struct head_pass {
+    const struct backward *b;
+    const struct model *model;
+    const struct block_state *state;
+    const float *const *blocks; // keys transposed, then values
+    int64_t from, to, head, kv;
+    float scale;
+};
+
+static void tile_backward(const struct head_pass *pass, int64_t t, int64_t rows, const float *q,
+                          const float *lse)
+{
+    const struct shape *s = &pass->model->shape;
+    const struct kernels *k = pass->model->kernels;
+    const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
+    const int64_t key_at = HD + pass->kv * D, value_at = key_at + (int64_t)s->KV * D;
+    const float *dout = pass->b->datt + t * HD + pass->head * D;
+    float *dq = pass->b->dqkv + t * width + pass->head * D;
+    float p[ATTEND_ROWS * ATTENTION_BLOCK], ds[ATTEND_ROWS * ATTENTION_BLOCK];
+    int32_t valid[ATTEND_ROWS];
+    for (int64_t b = 0; b <= (t - pass->from + rows - 1) / ATTENTION_BLOCK; b++) {
+        const int64_t key_row = pass->from + b * ATTENTION_BLOCK;
+        const int64_t keys =
+            pass->to - key_row < ATTENTION_BLOCK ? pass->to - key_row : ATTENTION_BLOCK;
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t seen = t + r + 1 - key_row;
+            valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
+        }
+        const struct operand keys_t = {.data = pass->blocks[b], .row_stride = ATTENTION_BLOCK};
+        const struct operand values_t = {.data = pass->b->values_t + b * ATTENTION_BLOCK * D,
+                                         .row_stride = ATTENTION_BLOCK};
+        k->product(p, ATTENTION_BLOCK, q, D, 1, keys_t, rows, ATTENTION_BLOCK, D, false);
+        k->product(ds, ATTENTION_BLOCK, dout, HD, 1, values_t, rows, ATTENTION_BLOCK, D, false);
+        k->softmax_backward(p, ds, lse, pass->b->delta + t, valid, rows);
+        k->product(dq, width, ds, ATTENTION_BLOCK, 1,
+                   operand_row_major(pass->state->qkv + key_row * width + key_at, width), rows, D,
+                   keys, true);
+        k->product(pass->b->dqkv + key_row * width + key_at, width, ds, 1, ATTENTION_BLOCK,
+                   operand_row_major(q, D), keys, D, rows, true);
+        k->product(pass->b->dqkv + key_row * width + value_at, width, p, 1, ATTENTION_BLOCK,
+                   operand_row_major(dout, HD), keys, D, rows, true);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        k->scale(dq + r * width, pass->scale, D);
+    }
+}
+
+static void head_backward(const struct head_pass *pass)
+{
+    const struct shape *s = &pass->model->shape;
+    const struct kernels *k = pass->model->kernels;
+    const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
+    CLEANUP(freep) float *q = malloc((size_t)(ATTEND_ROWS * D) * sizeof(*q));
+    CHECK(q != NULL);
+    for (int64_t t = pass->from; t < pass->to; t += ATTEND_ROWS) {
+        int64_t rows = pass->to - t < ATTEND_ROWS ? pass->to - t : ATTEND_ROWS;
+        float lse[ATTEND_ROWS];
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t at = (t + r) * HD + pass->head * D;
+            memcpy(q + r * D, pass->state->qkv + (t + r) * width + pass->head * D,
+                   (size_t)D * sizeof(*q));
+            pass->b->delta[t + r] = k->dot(pass->b->datt + at, pass->state->att + at, D);
+            lse[r] = pass->state->lse[(t + r) * s->H + pass->head];
+        }
+        k->scale(q, pass->scale, rows * D);
+        tile_backward(pass, t, rows, q, lse);
+    }
+}
+
+static void transpose_values(const struct backward *b, const struct model *model, const float *qkv,
+                             int64_t from, int64_t to, int64_t kv)
+{
+    const struct shape *s = &model->shape;
+    const int64_t D = s->D, width = ((int64_t)s->H + 2L * s->KV) * D;
+    const int64_t value_at = ((int64_t)s->H + s->KV + kv) * D;
+    for (int64_t t = from; t < to; t++) {
+        float *block = b->values_t + (t - from) / ATTENTION_BLOCK * ATTENTION_BLOCK * D;
+        for (int64_t d = 0; d < D; d++) {
+            block[d * ATTENTION_BLOCK + (t - from) % ATTENTION_BLOCK] =
+                qkv[t * width + value_at + d];
+        }
+    }
+}
+
+static void attention_backward(struct backward *b, struct forward *forward,
+                               const struct model *model, const struct block_state *state,
+                               const struct pack *pack)
+{
+    const struct shape *s = &model->shape;
+    const int64_t group = s->H / s->KV, width = ((int64_t)s->H + 2L * s->KV) * s->D;
+    memset(b->dqkv, 0, (size_t)(pack->T * width) * sizeof(float));
+    for (int32_t i = 0; i < pack->count; i++) {
+        int64_t from = pack->start[i], to = pack->start[i + 1];
+        for (int64_t kv = 0; kv < s->KV; kv++) {
+            const float *const *blocks = forward_blocks(forward, model, state->qkv, from, to, kv);
+            transpose_values(b, model, state->qkv, from, to, kv);
+            for (int64_t g = 0; g < group; g++) {
+                const struct head_pass pass = {.b = b,
+                                               .model = model,
+                                               .state = state,
+                                               .blocks = blocks,
+                                               .from = from,
+                                               .to = to,
+                                               .head = kv * group + g,
+                                               .kv = kv,
+                                               .scale = 1.0f / sqrtf((float)s->D)};
+                head_backward(&pass);
+            }
+        }
+    }
+}
+
+// qk_norm_backward replaces the gradients of normalized q and k heads by those of the plain ones.
+static void qk_norm_backward(struct backward *b, const struct model *model, int32_t l,
+                             const struct block_state *state, float *grads, int64_t T)
+{
+    const struct shape *s = &model->shape;
+    const struct layer *layer = &model->layers[l];
+    const int64_t D = s->D, heads = s->H + s->KV, width = (heads + s->KV) * D;
+    float *dq_gain = grad_of(model, grads, l, PARAM_Q_NORM);
+    float *dk_gain = grad_of(model, grads, l, PARAM_K_NORM);
+    for (int64_t t = 0; t < T; t++) {
+        for (int64_t h = 0; h < heads; h++) {
+            bool query = h < s->H;
+            float *dhead = b->dqkv + t * width + h * D;
+            memset(b->row, 0, (size_t)D * sizeof(float));
+            model->kernels->rmsnorm_backward(
+                b->row, query ? dq_gain : dk_gain, dhead, state->qkv_plain + (t * heads + h) * D,
+                state->qk_rstd + t * heads + h, query ? layer->q_norm : layer->k_norm, 1, D);
+            memcpy(dhead, b->row, (size_t)D * sizeof(float));
+        }
+    }
+}
+
+// feed_backward goes from the layer's exit to the residual stream between its halves.
+static void feed_backward(struct backward *b, const struct model *model, int32_t l,
+                          const struct block_state *state, float *grads, int64_t T)
+{
+    const struct shape *s = &model->shape;
+    const struct layer *layer = &model->layers[l];
+    linear_backward(model, b->dact, grad_of(model, grads, l, PARAM_DOWN),
+                    grad_of(model, grads, l, PARAM_DOWN_BIAS), b->dx, state->act, &layer->down, T);
+    if (s->gated) {
+        model->kernels->swiglu_backward(b->dup, b->dact, state->up, T, s->F);
+    } else {
+        model->kernels->gelu_backward(b->dup, b->dact, state->up, T * s->F);
+    }
+    linear_backward(model, b->dnorm, grad_of(model, grads, l, s->gated ? PARAM_GATE : PARAM_UP),
+                    grad_of(model, grads, l, PARAM_UP_BIAS), b->dup, state->norm2, &layer->up, T);
+    norm_backward(model, b->dx, grad_of(model, grads, l, PARAM_NORM2),
+                  grad_of(model, grads, l, PARAM_NORM2_BIAS), b->dnorm, state->mid, state->mean2,
+                  state->rstd2, layer->norm2, T);
+}
+
+// look_backward goes on through attention to the layer's entry.
+static void look_backward(struct backward *b, struct forward *forward, const struct model *model,
+                          int32_t l, const struct pack *pack, float *grads)
+{
+    const struct shape *s = &model->shape;
+    const struct layer *layer = &model->layers[l];
+    const struct block_state *state = &forward->layers[l];
+    linear_backward(model, b->datt, grad_of(model, grads, l, PARAM_O),
+                    grad_of(model, grads, l, PARAM_O_BIAS), b->dx, state->att, &layer->out,
+                    pack->T);
+    attention_backward(b, forward, model, state, pack);
+    if (model->rope != NULL) {
+        model->kernels->rope(b->dqkv, layer->qkv.N, model->rope, pack->position, pack->T,
+                             s->H + s->KV, s->D, -1.0f);
+    }
+    if (s->qk_norm) {
+        qk_norm_backward(b, model, l, state, grads, pack->T);
+    }
+    linear_backward(model, b->dnorm, grad_of(model, grads, l, PARAM_Q),
+                    grad_of(model, grads, l, PARAM_Q_BIAS), b->dqkv, state->norm1, &layer->qkv,
+                    pack->T);
+    norm_backward(model, b->dx, grad_of(model, grads, l, PARAM_NORM1),
+                  grad_of(model, grads, l, PARAM_NORM1_BIAS), b->dnorm, state->x, state->mean1,
+                  state->rstd1, layer->norm1, pack->T);
+}
+
+void backward_run(struct backward *b, struct forward *forward, const struct model *model,
+                  const struct pack *pack, float *grads, float *dfinal)
+{
+    const int64_t C = model->shape.C, T = pack->T;
+    CHECK(T <= b->rows_max);
+    memset(b->dx, 0, (size_t)(T * C) * sizeof(float));
+    norm_backward(model, b->dx, grad_of(model, grads, -1, PARAM_FINAL_NORM),
+                  grad_of(model, grads, -1, PARAM_FINAL_NORM_BIAS), dfinal, forward->last,
+                  forward->final_mean, forward->final_rstd, model->final_norm, T);
+    for (int32_t l = model->shape.L - 1; l >= 0; l--) {
+        feed_backward(b, model, l, &forward->layers[l], grads, T);
+        look_backward(b, forward, model, l, pack, grads);
+    }
+    float *dembed = grad_of(model, grads, -1, PARAM_EMBED);
+    float *dpositions = grad_of(model, grads, -1, PARAM_POSITIONS);
+    for (int64_t t = 0; t < T; t++) {
+        model->kernels->add(dembed + pack->ids[t] * C, b->dx + t * C, C);
+        if (dpositions != NULL) {
+            model->kernels->add(dpositions + pack->position[t] * C, b->dx + t * C, C);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+// loss.h: the objective and its gradient at the head's input. Log-probability over the vocabulary,
+// loss and the gradient of the logits are fused in chunks of rows, so [tokens, V] never exists at
+// once.
+#ifndef LEARNER_LOSS_H
+#define LEARNER_LOSS_H
+
+#include "common/model/forward.h"
+#include "learner/step.h"
+
+struct loss; // one thread's workspace
+
+// struct loss_sums adds up over tokens; sums of two packs add field by field (maxima by maximum).
+struct loss_sums {
+    double loss;
+    double entropy; // of trained tokens
+    double ratio;   // of tokens with behaviour
+    double ratio_max;
+    double mismatch_max; // of on-policy tokens
+    int64_t trained;     // tokens with weight
+    int64_t compared;    // of these, with behaviour
+    int64_t clipped;     // of these, where the clip removed the gradient
+};
+
+void loss_sums_add(struct loss_sums *sums, const struct loss_sums *more);
+
+int loss_create(struct loss **out, const struct model *model, int64_t rows_max, struct error *err);
+void loss_destroy(struct loss *loss);
+
+// struct loss_pass is one call, all borrowed: the sequences of `pack` (sequence k of the pack is
+// sequences[k]) after forward_run.
+struct loss_pass {
+    const struct forward *forward;
+    const struct model *model;
+    const struct pack *pack;
+    const struct sequence *const *sequences; // [pack->count]
+    const struct objective *objective;
+    float *dfinal;          // [T, C] written: gradient at forward->final
+    float *grads;           // [params.elements] the head's gradient is added
+    float *const *logprobs; // NULL, or per sequence NULL or count floats to fill (entry 0 is 0)
+    struct loss_sums *sums; // added to
+};
+
+// loss_run computes loss and gradient. Formulas: AZR.md section 6. Per trained token with ratio ρ =
+// exp(logp - behaviour) and advantage A,
+//   l = -min(ρA, clip(ρ)A), or with dual clip and A < 0: l = -max(min(ρA, clip(ρ)A), dual·A);
+//   corrected sequences: gradient -min(ρ, cap)·A·∇logp;  without behaviour: l = -logp.
+void loss_run(struct loss *loss, const struct loss_pass *pass);
+
+#endif
