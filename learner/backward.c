@@ -94,16 +94,23 @@ static void linear_backward(const struct model *model, float *dx, float *dW, flo
     }
 }
 
+// struct norm is one norm of the forward pass and where its gradients go.
+struct norm {
+    const float *x, *mean, *rstd, *gain;
+    float *dgain, *dbias;
+};
+
 // norm_backward adds the gradient through a norm to dx.
-static void norm_backward(const struct model *model, float *dx, float *dgain, float *dbias,
-                          const float *dy, const float *x, const float *mean, const float *rstd,
-                          const float *gain, int64_t T)
+static void norm_backward(const struct model *model, float *dx, const struct norm *norm,
+                          const float *dy, int64_t T)
 {
     const struct shape *s = &model->shape;
     if (s->layer_norm) {
-        model->kernels->layernorm_backward(dx, dgain, dbias, dy, x, mean, rstd, gain, T, s->C);
+        model->kernels->layernorm_backward(dx, norm->dgain, norm->dbias, dy, norm->x, norm->mean,
+                                           norm->rstd, norm->gain, T, s->C);
     } else {
-        model->kernels->rmsnorm_backward(dx, dgain, dy, x, rstd, gain, T, s->C);
+        model->kernels->rmsnorm_backward(dx, norm->dgain, dy, norm->x, norm->rstd, norm->gain, T,
+                                         s->C);
     }
 }
 
@@ -257,9 +264,13 @@ static void feed_backward(struct backward *b, const struct model *model, int32_t
     }
     linear_backward(model, b->dnorm, grad_of(model, grads, l, s->gated ? PARAM_GATE : PARAM_UP),
                     grad_of(model, grads, l, PARAM_UP_BIAS), b->dup, state->norm2, &layer->up, T);
-    norm_backward(model, b->dx, grad_of(model, grads, l, PARAM_NORM2),
-                  grad_of(model, grads, l, PARAM_NORM2_BIAS), b->dnorm, state->mid, state->mean2,
-                  state->rstd2, layer->norm2, T);
+    const struct norm norm = {.x = state->mid,
+                              .mean = state->mean2,
+                              .rstd = state->rstd2,
+                              .gain = layer->norm2,
+                              .dgain = grad_of(model, grads, l, PARAM_NORM2),
+                              .dbias = grad_of(model, grads, l, PARAM_NORM2_BIAS)};
+    norm_backward(model, b->dx, &norm, b->dnorm, T);
 }
 
 // look_backward goes on through attention to the layer's entry.
@@ -283,20 +294,29 @@ static void look_backward(struct backward *b, struct forward *forward, const str
     linear_backward(model, b->dnorm, grad_of(model, grads, l, PARAM_Q),
                     grad_of(model, grads, l, PARAM_Q_BIAS), b->dqkv, state->norm1, &layer->qkv,
                     pack->T);
-    norm_backward(model, b->dx, grad_of(model, grads, l, PARAM_NORM1),
-                  grad_of(model, grads, l, PARAM_NORM1_BIAS), b->dnorm, state->x, state->mean1,
-                  state->rstd1, layer->norm1, pack->T);
+    const struct norm norm = {.x = state->x,
+                              .mean = state->mean1,
+                              .rstd = state->rstd1,
+                              .gain = layer->norm1,
+                              .dgain = grad_of(model, grads, l, PARAM_NORM1),
+                              .dbias = grad_of(model, grads, l, PARAM_NORM1_BIAS)};
+    norm_backward(model, b->dx, &norm, b->dnorm, pack->T);
 }
 
-void backward_run(struct backward *b, struct forward *forward, const struct model *model,
+void backward_run(struct backward *backward, struct forward *forward, const struct model *model,
                   const struct pack *pack, float *grads, float *dfinal)
 {
+    struct backward *b = backward;
     const int64_t C = model->shape.C, T = pack->T;
     CHECK(T <= b->rows_max);
     memset(b->dx, 0, (size_t)(T * C) * sizeof(float));
-    norm_backward(model, b->dx, grad_of(model, grads, -1, PARAM_FINAL_NORM),
-                  grad_of(model, grads, -1, PARAM_FINAL_NORM_BIAS), dfinal, forward->last,
-                  forward->final_mean, forward->final_rstd, model->final_norm, T);
+    const struct norm norm = {.x = forward->last,
+                              .mean = forward->final_mean,
+                              .rstd = forward->final_rstd,
+                              .gain = model->final_norm,
+                              .dgain = grad_of(model, grads, -1, PARAM_FINAL_NORM),
+                              .dbias = grad_of(model, grads, -1, PARAM_FINAL_NORM_BIAS)};
+    norm_backward(model, b->dx, &norm, dfinal, T);
     for (int32_t l = model->shape.L - 1; l >= 0; l--) {
         feed_backward(b, model, l, &forward->layers[l], grads, T);
         look_backward(b, forward, model, l, pack, grads);

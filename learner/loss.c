@@ -35,7 +35,8 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
     if (loss == NULL) {
         return error_set(err, -ENOMEM, "loss: out of memory");
     }
-    int64_t rows = CHUNK_FLOATS / s->V / CHUNK_ROWS_MIN * CHUNK_ROWS_MIN;
+    int64_t rows = CHUNK_FLOATS / s->V;
+    rows -= rows % CHUNK_ROWS_MIN;
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > CHUNK_ROWS_MAX ? CHUNK_ROWS_MAX : rows;
     loss->chunk_rows = rows;
     loss->hidden = malloc((size_t)(rows * s->C) * sizeof(float));

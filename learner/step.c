@@ -58,6 +58,7 @@ static void lane_finish(struct lane *lane)
 static int lane_init(struct lane *lane, const struct model *model, int64_t rows_max,
                      struct error *err)
 {
+    CHECK(rows_max > 0);
     size_t rows = (size_t)rows_max;
     lane->dfinal = malloc(rows * (size_t)model->shape.C * sizeof(float));
     lane->ids = malloc(rows * sizeof(*lane->ids));
@@ -298,7 +299,8 @@ int trainer_step(struct trainer *trainer, const struct sequence *sequences, int3
         return code;
     }
     CLEANUP(freep) struct micro *micros = calloc((size_t)count, sizeof(*micros));
-    CLEANUP(freep) const struct sequence **list = calloc((size_t)count, sizeof(*list));
+    CLEANUP(freep)
+    const struct sequence **list = calloc((size_t)count, sizeof(const struct sequence *));
     CHECK(micros != NULL && list != NULL);
     for (int32_t k = 0; k < count; k++) {
         list[k] = &sequences[k];

@@ -98,7 +98,7 @@ static int assign(void *config, const struct option *option, const char *text, c
             return error_set(err, -ENAMETOOLONG, "%s: %s: longer than %d bytes", where, option->key,
                              CONFIG_STRING_MAX - 1);
         }
-        strcpy(field, text); // NOLINT(clang-analyzer-security.insecureAPI.strcpy): measured above
+        memcpy(field, text, strlen(text) + 1);
         return 0;
     }
     CHECK(false);
@@ -196,8 +196,7 @@ static int on_key(struct reading *reading, const char *text, const char *where, 
     if (strlen(text) >= CONFIG_KEY_MAX) {
         return error_set(err, -EINVAL, "%s: unknown key \"%.64s...\"", where, text);
     }
-    strcpy(reading->keys[reading->depth - 1],
-           text); // NOLINT(clang-analyzer-security.insecureAPI.strcpy)
+    memcpy(reading->keys[reading->depth - 1], text, strlen(text) + 1);
     reading->has_key = true;
     return 0;
 }

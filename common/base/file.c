@@ -23,11 +23,11 @@ static int open_file(int *fd, size_t *size, const char *path, struct error *err)
 {
     *fd = open(path, O_RDONLY | O_CLOEXEC);
     if (*fd < 0) {
-        return error_set(err, -errno, "cannot open %s: %s", path, strerror(errno));
+        return error_set(err, -errno, "cannot open %s: %s", path, strerrordesc_np(errno));
     }
     struct stat st;
     if (fstat(*fd, &st) < 0) {
-        return error_set(err, -errno, "cannot read %s: %s", path, strerror(errno));
+        return error_set(err, -errno, "cannot read %s: %s", path, strerrordesc_np(errno));
     }
     if (!S_ISREG(st.st_mode)) {
         return error_set(err, -EINVAL, "cannot read %s: not a regular file", path);
@@ -48,7 +48,7 @@ int file_map(struct file_map *out, const char *path, struct error *err)
     if (size > 0) {
         data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED) {
-            return error_set(err, -errno, "cannot map %s: %s", path, strerror(errno));
+            return error_set(err, -errno, "cannot map %s: %s", path, strerrordesc_np(errno));
         }
     }
     *out = (struct file_map){.data = data, .size = size};
@@ -58,7 +58,7 @@ int file_map(struct file_map *out, const char *path, struct error *err)
 void file_unmap(struct file_map *map)
 {
     if (map != NULL && map->data != NULL) {
-        (void)munmap((void *)(uintptr_t)map->data, map->size);
+        (void)munmap(without_const(map->data), map->size);
         *map = (struct file_map){0};
     }
 }
@@ -87,7 +87,7 @@ int file_read(char **out, size_t *size, const char *path, size_t size_max, struc
         }
         if (got <= 0) {
             return error_set(err, got < 0 ? -errno : -EIO, "cannot read %s: %s", path,
-                             got < 0 ? strerror(errno) : "it shrank while it was read");
+                             got < 0 ? strerrordesc_np(errno) : "it shrank while it was read");
         }
         done += (size_t)got;
     }
@@ -123,7 +123,7 @@ int file_write(const char *path, const void *data, size_t size, struct error *er
     }
     CLEANUP(fd_closep) int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) {
-        return error_set(err, -errno, "cannot write %s: %s", beside, strerror(errno));
+        return error_set(err, -errno, "cannot write %s: %s", beside, strerrordesc_np(errno));
     }
     int code = write_all(fd, data, size);
     if (code == 0 && fsync(fd) < 0) {
@@ -134,7 +134,7 @@ int file_write(const char *path, const void *data, size_t size, struct error *er
     }
     if (code < 0) {
         (void)unlink(beside);
-        return error_set(err, code, "cannot write %s: %s", path, strerror(-code));
+        return error_set(err, code, "cannot write %s: %s", path, strerrordesc_np(-code));
     }
     return 0;
 }
@@ -154,7 +154,8 @@ int file_make_dirs(const char *path, struct error *err)
         char keep = part[i];
         part[i] = '\0';
         if (mkdir(part, 0755) < 0 && errno != EEXIST) {
-            return error_set(err, -errno, "cannot create folder %s: %s", part, strerror(errno));
+            return error_set(err, -errno, "cannot create folder %s: %s", part,
+                             strerrordesc_np(errno));
         }
         part[i] = keep;
     }
@@ -173,8 +174,9 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
 
 int file_remove_tree(const char *path, struct error *err)
 {
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): unsafe only with FTW_CHDIR
     if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0 && errno != ENOENT) {
-        return error_set(err, -errno, "cannot remove %s: %s", path, strerror(errno));
+        return error_set(err, -errno, "cannot remove %s: %s", path, strerrordesc_np(errno));
     }
     return 0;
 }
@@ -183,7 +185,7 @@ int file_sync_dir(const char *path, struct error *err)
 {
     CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) < 0) {
-        return error_set(err, -errno, "cannot sync folder %s: %s", path, strerror(errno));
+        return error_set(err, -errno, "cannot sync folder %s: %s", path, strerrordesc_np(errno));
     }
     return 0;
 }

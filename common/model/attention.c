@@ -36,8 +36,9 @@ static void attend_block(const struct attend *a, const float *q, int64_t b, floa
                         valid[a->rows - 1], true);
 }
 
-void attend_run(const struct attend *a)
+void attend_run(const struct attend *attend)
 {
+    const struct attend *a = attend;
     CHECK(a->rows >= 1 && a->rows <= ATTEND_ROWS && a->D <= HEAD_SIZE_MAX);
     float q[ATTEND_ROWS * HEAD_SIZE_MAX];
     float max[ATTEND_ROWS];

@@ -13,7 +13,7 @@ enum { ATTEND_ROWS = 24 }; // query rows of one call
 
 static inline int64_t kv_block_floats(int64_t D)
 {
-    return 2 * ATTENTION_BLOCK * D;
+    return D * ATTENTION_BLOCK * 2;
 }
 
 // kv_block_put writes the key and value [D] of one position into its block.

@@ -2,8 +2,9 @@
 
 #include <string.h>
 
-int64_t block_state_floats(const struct shape *s)
+int64_t block_state_floats(const struct shape *shape)
 {
+    const struct shape *s = shape;
     const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
     return 4L * s->C + 4 + (s->qk_norm ? HD + KD + s->H + s->KV : 0) + HD + 2 * KD + HD + s->H +
            (s->gated ? 2L : 1L) * s->F + s->F;
@@ -16,8 +17,10 @@ static float *take(float **memory, int64_t count)
     return from;
 }
 
-float *block_state_carve(struct block_state *state, const struct shape *s, float *memory, int64_t T)
+float *block_state_carve(struct block_state *state, const struct shape *shape, float *memory,
+                         int64_t T)
 {
+    const struct shape *s = shape;
     const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
     *state = (struct block_state){0};
     state->x = take(&memory, T * s->C);
@@ -78,6 +81,7 @@ static void qk_norm_rows(const struct model *model, const struct layer *layer,
 {
     const struct shape *s = &model->shape;
     const int64_t heads = s->H + s->KV, width = (heads + s->KV) * s->D;
+    const int64_t keys = (int64_t)s->H * s->D; // where the first key head begins
     for (int64_t t = 0; t < T; t++) {
         float *row = state->qkv + t * width;
         float *rstd = state->qk_rstd == NULL ? NULL : state->qk_rstd + t * heads;
@@ -86,44 +90,44 @@ static void qk_norm_rows(const struct model *model, const struct layer *layer,
                    (size_t)(heads * s->D) * sizeof(float));
         }
         model->kernels->rmsnorm(row, rstd, row, layer->q_norm, s->H, s->D, s->norm_eps);
-        model->kernels->rmsnorm(row + s->H * s->D, rstd == NULL ? NULL : rstd + s->H,
-                                row + s->H * s->D, layer->k_norm, s->KV, s->D, s->norm_eps);
+        model->kernels->rmsnorm(row + keys, rstd == NULL ? NULL : rstd + s->H, row + keys,
+                                layer->k_norm, s->KV, s->D, s->norm_eps);
     }
 }
 
-void block_before(const struct model *model, int32_t l, const struct block_state *state,
+void block_before(const struct model *model, int32_t layer, const struct block_state *state,
                   const int32_t *position, int64_t T)
 {
     const struct shape *s = &model->shape;
-    const struct layer *layer = &model->layers[l];
-    norm_rows(model, state->norm1, state->mean1, state->rstd1, state->x, layer->norm1,
-              layer->norm1_bias, T);
-    linear(model, state->qkv, state->norm1, &layer->qkv, layer->qkv_bias, T);
+    const struct layer *w = &model->layers[layer];
+    norm_rows(model, state->norm1, state->mean1, state->rstd1, state->x, w->norm1, w->norm1_bias,
+              T);
+    linear(model, state->qkv, state->norm1, &w->qkv, w->qkv_bias, T);
     if (s->qk_norm) {
-        qk_norm_rows(model, layer, state, T);
+        qk_norm_rows(model, w, state, T);
     }
     if (model->rope != NULL) { // q and k lie side by side: one sweep over H + KV heads
-        model->kernels->rope(state->qkv, layer->qkv.N, model->rope, position, T, s->H + s->KV, s->D,
+        model->kernels->rope(state->qkv, w->qkv.N, model->rope, position, T, s->H + s->KV, s->D,
                              1.0f);
     }
 }
 
-void block_after(const struct model *model, int32_t l, const struct block_state *state, float *next,
-                 int64_t T)
+void block_after(const struct model *model, int32_t layer, const struct block_state *state,
+                 float *next, int64_t T)
 {
     const struct shape *s = &model->shape;
-    const struct layer *layer = &model->layers[l];
-    linear(model, state->mid, state->att, &layer->out, layer->out_bias, T);
+    const struct layer *w = &model->layers[layer];
+    linear(model, state->mid, state->att, &w->out, w->out_bias, T);
     model->kernels->add(state->mid, state->x, T * s->C);
-    norm_rows(model, state->norm2, state->mean2, state->rstd2, state->mid, layer->norm2,
-              layer->norm2_bias, T);
-    linear(model, state->up, state->norm2, &layer->up, layer->up_bias, T);
+    norm_rows(model, state->norm2, state->mean2, state->rstd2, state->mid, w->norm2, w->norm2_bias,
+              T);
+    linear(model, state->up, state->norm2, &w->up, w->up_bias, T);
     if (s->gated) {
         model->kernels->swiglu(state->act, state->up, T, s->F);
     } else {
         model->kernels->gelu(state->act, state->up, T * s->F);
     }
-    linear(model, next, state->act, &layer->down, layer->down_bias, T);
+    linear(model, next, state->act, &w->down, w->down_bias, T);
     model->kernels->add(next, state->mid, T * s->C);
 }
 

@@ -121,7 +121,7 @@ static float *block_of(const struct kv_memory *memory, const struct shape *s, in
                        int32_t layer, int64_t kv)
 {
     return memory->pages + page * memory->page_floats +
-           (layer * s->KV + kv) * kv_block_floats(s->D);
+           ((int64_t)layer * s->KV + kv) * kv_block_floats(s->D);
 }
 
 static void write_rows(const struct decode *decode, const struct model *model,

@@ -164,7 +164,7 @@ void model_destroy(struct model *model)
 
 static void matrix_pack(const struct matrix *matrix)
 {
-    pack_transposed((float *)(uintptr_t)matrix->packed.data, matrix->rows, matrix->N, matrix->K);
+    pack_transposed(without_const(matrix->packed.data), matrix->rows, matrix->N, matrix->K);
 }
 
 void model_set(struct model *model, const float *weights, enum dtype type)
@@ -197,6 +197,7 @@ int model_load(struct model **out, const char *dir, enum compute compute, struct
     if (code < 0) {
         return code;
     }
+    CHECK(model != NULL);
     CLEANUP(freep) float *weights = floats_alloc(model->params.elements);
     if (weights == NULL) {
         return error_set(err, -ENOMEM, "%s: no memory for its weights", dir);

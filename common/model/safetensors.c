@@ -76,7 +76,7 @@ static int open_index(struct shards *shards, const json_t *index, const char *pa
     if (!json_is_object(map)) {
         return error_set(err, -EINVAL, "%s: there is no \"weight_map\"", path);
     }
-    json_object_foreach((json_t *)(uintptr_t)map, key, value)
+    json_object_foreach(without_const(map), key, value)
     {
         const char *name = json_string_value(value);
         bool known = false;
@@ -224,6 +224,7 @@ static float element(const struct stored *t, int64_t i)
 {
     uint16_t half = 0;
     float full = 0.0f;
+    CHECK(t->data != NULL); // read_entry has set it
     if (t->type == DTYPE_F32) {
         memcpy(&full, t->data + i * 4, sizeof(full));
         return full;
@@ -366,18 +367,18 @@ static json_t *header_of(const struct params *params, const struct shape *shape,
                          int64_t *data_size)
 {
     json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
-    int64_t offset = 0;
+    json_int_t offset = 0;
     for (int32_t i = 0; i < params->count; i++) {
         const struct param *param = &params->items[i];
-        int64_t size = file_elements(param, shape) * (int64_t)dtype_size(type);
+        json_int_t size = file_elements(param, shape) * (int64_t)dtype_size(type);
         if (size == 0) {
             continue;
         }
         struct place place = place_of(param, shape);
-        int64_t rows = place.transposed ? param->shape[1] : place.file_rows;
-        int64_t columns = place.transposed ? place.file_rows : param->shape[1];
-        json_t *dims = param->rank == 1 ? json_pack("[I]", (json_int_t)rows)
-                                        : json_pack("[I,I]", (json_int_t)rows, (json_int_t)columns);
+        json_int_t rows = place.transposed ? param->shape[1] : place.file_rows;
+        json_int_t columns = place.transposed ? place.file_rows : param->shape[1];
+        json_t *dims =
+            param->rank == 1 ? json_pack("[I]", rows) : json_pack("[I,I]", rows, columns);
         json_t *entry =
             json_pack("{s:s, s:o, s:[I,I]}", "dtype", type == DTYPE_F32 ? "F32" : "BF16", "shape",
                       dims, "data_offsets", (json_int_t)offset, (json_int_t)(offset + size));
@@ -420,7 +421,8 @@ int safetensors_write(const char *path, const float *weights, const struct param
     CLEANUP(json_decrefp) json_t *header = header_of(params, shape, type, &data_size);
     CLEANUP(freep) char *text = json_dumps(header, JSON_COMPACT);
     CHECK(text != NULL);
-    uint64_t length = (strlen(text) + 7) / 8 * 8; // padded with spaces so that the data are aligned
+    size_t text_size = strlen(text);
+    uint64_t length = (text_size + 7) / 8 * 8; // padded with spaces so that the data are aligned
     size_t size = sizeof(length) + length + (size_t)data_size;
     CLEANUP(freep) char *file = malloc(size);
     if (file == NULL) {
@@ -428,7 +430,7 @@ int safetensors_write(const char *path, const float *weights, const struct param
     }
     memset(file, ' ', sizeof(length) + length);
     memcpy(file, &length, sizeof(length));
-    memcpy(file + sizeof(length), text, strlen(text));
+    memcpy(file + sizeof(length), text, text_size); // NOLINT(bugprone-not-null-terminated-result)
     char *data = file + sizeof(length) + length;
     for (int32_t i = 0; i < params->count; i++) {
         const struct param *param = &params->items[i];

@@ -141,7 +141,7 @@ static void read_llama_like(struct reader *reader, struct shape *shape)
     shape->C = read_int(reader, "hidden_size", 16, 65536, 0);
     shape->H = read_int(reader, "num_attention_heads", 1, 1024, 0);
     shape->KV = read_int(reader, "num_key_value_heads", 1, 1024, shape->H);
-    shape->D = read_int(reader, "head_dim", 2, 1024, shape->C / shape->H);
+    shape->D = read_int(reader, "head_dim", 2, 1024, shape->C / (shape->H > 0 ? shape->H : 1));
     shape->F = read_int(reader, "intermediate_size", 16, 1 << 20, 0);
     shape->T = read_int(reader, "max_position_embeddings", 16, 1 << 24, 0);
     shape->norm_eps = (float)read_real(reader, reader->root, "rms_norm_eps", 0.0, 1e-6);
@@ -163,7 +163,7 @@ static void read_gpt2(struct reader *reader, struct shape *shape)
     shape->C = read_int(reader, "n_embd", 16, 65536, 0);
     shape->H = read_int(reader, "n_head", 1, 1024, 0);
     shape->KV = shape->H;
-    shape->D = shape->C / shape->H;
+    shape->D = shape->C / (shape->H > 0 ? shape->H : 1);
     shape->F = read_int(reader, "n_inner", 16, 1 << 20, 4LL * shape->C);
     shape->T = read_int(reader, "n_positions", 16, 1 << 24, 0);
     shape->norm_eps = (float)read_real(reader, reader->root, "layer_norm_epsilon", 0.0, 1e-5);
@@ -181,6 +181,7 @@ static void read_gpt2(struct reader *reader, struct shape *shape)
 
 static void check_widths(struct reader *reader, const struct shape *shape)
 {
+    CHECK(shape->KV > 0);
     if (shape->H % shape->KV != 0) {
         (void)fail(reader, "%d query heads are no multiple of %d key heads", shape->H, shape->KV);
     }

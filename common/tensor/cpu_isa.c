@@ -31,12 +31,9 @@ const struct kernels *kernels_find(const char *name)
 
 const struct kernels *kernels_best(void)
 {
-    static const char *const names[] = {"avx512", "avx2", "portable"};
-    const struct kernels *kernels = NULL;
-    for (int i = 0; kernels == NULL; i++) {
-        kernels = kernels_find(names[i]);
-    }
-    return kernels;
+    const struct kernels *kernels = kernels_find("avx512");
+    kernels = kernels != NULL ? kernels : kernels_find("avx2");
+    return kernels != NULL ? kernels : &portable_table;
 }
 
 void pack_transposed(float *packed, const float *W, int64_t N, int64_t K)

@@ -26,5 +26,5 @@ int command_verify(int argc, char **argv)
     }
     words[argc + 1] = NULL;
     (void)execv(path, words);
-    return cli_fail(argv[0], "cannot run %s: %s", path, strerror(errno));
+    return cli_fail(argv[0], "cannot run %s: %s", path, strerrordesc_np(errno));
 }

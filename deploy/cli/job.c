@@ -40,7 +40,7 @@ static int launch_init(struct launch *launch, const struct job *job, const char 
     int count = 0;
     launch->words[count++] = launch->program;
     if (number < 0 && job->learner_word != NULL) {
-        launch->words[count++] = (char *)(uintptr_t)job->learner_word;
+        launch->words[count++] = without_const(job->learner_word);
     }
     for (int i = 0; i < job->word_count; i++) {
         launch->words[count++] = job->words[i];

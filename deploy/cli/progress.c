@@ -30,7 +30,7 @@ static bool mean_of(const json_t *object, const char *prefix, double *out)
     int count = 0;
     const char *key = NULL;
     json_t *value = NULL;
-    json_object_foreach((json_t *)(uintptr_t)object, key, value)
+    json_object_foreach(without_const(object), key, value)
     {
         if (strncmp(key, prefix, strlen(prefix)) == 0 && json_is_number(value)) {
             sum += json_number_value(value);

@@ -23,7 +23,7 @@ void progress_init(struct progress *progress, FILE *file, int64_t steps);
 
 // progress_event shows one event line: a JSON object with "step" and the keys of metrics.jsonl. A
 // line that is not one is shown as it is. Its type suits supervisor_run.
-void progress_event(void *progress, const char *line);
+void progress_event(void *context, const char *line);
 
 // progress_finish ends the drawn line.
 void progress_finish(struct progress *progress);
