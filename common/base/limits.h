@@ -14,6 +14,10 @@ enum {
     TASK_INPUTS_MAX = 64,      // input/output pairs of one task
     TASK_REFERENCES_MAX = 64,  // references shown in one proposal prompt
 
+    // Tokenizers.
+    VOCAB_MAX = 1 << 20,  // ids of one tokenizer; the largest in use have 262,144
+    MERGES_MAX = 1 << 21, // merges of one tokenizer
+
     // Sequences.
     PROMPT_TOKENS_MAX = 32768,    // prompt of one rollout
     RESPONSE_TOKENS_MAX = 32768,  // response of one rollout

@@ -12,6 +12,7 @@ struct command {
 
 static const struct command commands[] = {
     {"train", command_train, "self-play on this machine: a learner, actors and verifiers"},
+    {"tokenize", command_tokenize, "text to token ids and back, by a model's tokenizer"},
     {"verify", command_verify, "judge tasks from standard input in the sandbox"},
 };
 
