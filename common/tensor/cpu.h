@@ -28,6 +28,8 @@
 #define cpu_scale              CPU(scale)
 #define cpu_dot                CPU(dot)
 #define cpu_log_sum_exp        CPU(log_sum_exp)
+#define cpu_maximum            CPU(maximum)
+#define cpu_exp_weights        CPU(exp_weights)
 #define cpu_softmax_gradient   CPU(softmax_gradient)
 #define cpu_adamw              CPU(adamw)
 #define cpu_square_sum         CPU(square_sum)
@@ -62,6 +64,8 @@ void cpu_softmax_backward(float *score, float *dp, const float *lse, const float
 void cpu_scale(float *x, float factor, int64_t n);
 float cpu_dot(const float *a, const float *b, int64_t n);
 float cpu_log_sum_exp(const float *x, int64_t n);
+float cpu_maximum(const float *x, int64_t n);
+float cpu_exp_weights(float *y, const float *x, int64_t n, float top, float factor);
 float cpu_softmax_gradient(float *dx, const float *x, int64_t n, float lse, float scale,
                            float entropy_scale);
 void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw *step, int64_t n);

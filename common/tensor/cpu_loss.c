@@ -2,7 +2,7 @@
 #include "common/tensor/cpu.h"
 #include "common/tensor/vec.h"
 
-float cpu_log_sum_exp(const float *x, int64_t n)
+float cpu_maximum(const float *x, int64_t n)
 {
     v16 top = v_set(-INFINITY);
     int64_t whole = n / VEC * VEC;
@@ -13,6 +13,25 @@ float cpu_log_sum_exp(const float *x, int64_t n)
     for (int64_t i = whole; i < n; i++) {
         max = x[i] > max ? x[i] : max;
     }
+    return max;
+}
+
+float cpu_exp_weights(float *y, const float *x, int64_t n, float top, float factor)
+{
+    v16 sum = v_set(0.0f);
+    for (int64_t i = 0; i < n; i += VEC) {
+        int count = n - i < VEC ? (int)(n - i) : VEC;
+        v16 e = v_exp((v_load_n(x + i, count) - v_set(top)) * v_set(factor));
+        e = v_keep(e, count);
+        v_store_n(y + i, e, count);
+        sum += e;
+    }
+    return v_sum(sum);
+}
+
+float cpu_log_sum_exp(const float *x, int64_t n)
+{
+    float max = cpu_maximum(x, n);
     v16 sum = v_set(0.0f);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;

@@ -93,6 +93,10 @@ struct kernels {
 
     // log-sum-exp of x [n]: maximum, then sums of exp(x - max) in sixteen lanes.
     float (*log_sum_exp)(const float *x, int64_t n);
+    // the largest of x [n], n > 0.
+    float (*maximum)(const float *x, int64_t n);
+    // y = exp((x - top) * factor) over n elements; the sum of y returned, in sixteen lanes.
+    float (*exp_weights)(float *y, const float *x, int64_t n, float top, float factor);
     // dx = scale * softmax(x) given lse; entropy returned (nats). In place allowed.
     float (*softmax_gradient)(float *dx, const float *x, int64_t n, float lse, float scale,
                               float entropy_scale);
