@@ -8,6 +8,7 @@
 #include "common/base/error.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct arena {
     char *base;

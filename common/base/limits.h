@@ -37,6 +37,16 @@ enum {
     LEASE_ATTEMPTS_MAX = 4,      // workers that may fail one request before it is given up
     LEASE_RETURNS_MAX = 64,      // times that a request may come back from lost workers
 
+    // Messages and sockets.
+    MESSAGE_ARENA_MAX = 64 << 20, // bytes of a decoded envelope
+    NAME_BYTES_MAX = 127,         // a worker's name, host, engine; a style; a type
+    SENTENCE_BYTES_MAX = 4096,    // a reason, note or detail for a person
+    ENDPOINT_BYTES_MAX = 511,     // a socket's address
+    ZSOCK_QUEUE_MAX = 4096,       // messages that wait in a socket for one peer
+    ZSOCK_LINGER_MS = 1000,       // a closed socket goes on sending for so long
+    ZSOCK_RECONNECT_MS = 100,     // a lost connection is tried again this often
+    ZSOCK_KEEPALIVE_S = 15,       // an idle TCP connection is probed after so long
+
     // Files that are read whole.
     CONFIG_BYTES_MAX = 1 << 20,
     JSON_BYTES_MAX = 64 << 20, // tokenizer.json of a large vocabulary is 11 MB
