@@ -45,7 +45,11 @@ enum {
     ZSOCK_QUEUE_MAX = 4096,       // messages that wait in a socket for one peer
     ZSOCK_LINGER_MS = 1000,       // a closed socket goes on sending for so long
     ZSOCK_RECONNECT_MS = 100,     // a lost connection is tried again this often
+    ZSOCK_CONNECT_MS = 5000,      // a try to connect is given up after so long
     ZSOCK_KEEPALIVE_S = 15,       // an idle TCP connection is probed after so long
+    OUTBOX_MAX = 131072,          // results that wait at a worker for an acknowledgement
+    ACK_LOST_MS = 10000,          // a result without acknowledgement is sent again after so long
+    LEAVE_MS = 10000,             // a worker that leaves waits for its acknowledgements so long
 
     // Files that are read whole.
     CONFIG_BYTES_MAX = 1 << 20,
@@ -54,6 +58,7 @@ enum {
 };
 
 _Static_assert(HEARTBEAT_LOST_MS >= 3 * HEARTBEAT_MS, "two heartbeats may be lost");
+_Static_assert(OUTBOX_MAX >= 2 * CREDITS_MAX, "all that a worker may hold can wait");
 _Static_assert(RESPONSE_BYTES_MAX + 2 * RESPONSE_TOKENS_MAX * 8 + PROMPT_TOKENS_MAX * 5 <
                    MESSAGE_FRAME_MAX,
                "a rollout fits one message");
