@@ -38,18 +38,26 @@ enum {
     LEASE_RETURNS_MAX = 64,      // times that a request may come back from lost workers
 
     // Messages and sockets.
-    MESSAGE_ARENA_MAX = 64 << 20, // bytes of a decoded envelope
-    NAME_BYTES_MAX = 127,         // a worker's name, host, engine; a style; a type
-    SENTENCE_BYTES_MAX = 4096,    // a reason, note or detail for a person
-    ENDPOINT_BYTES_MAX = 511,     // a socket's address
-    ZSOCK_QUEUE_MAX = 4096,       // messages that wait in a socket for one peer
-    ZSOCK_LINGER_MS = 1000,       // a closed socket goes on sending for so long
-    ZSOCK_RECONNECT_MS = 100,     // a lost connection is tried again this often
-    ZSOCK_CONNECT_MS = 5000,      // a try to connect is given up after so long
-    ZSOCK_KEEPALIVE_S = 15,       // an idle TCP connection is probed after so long
-    OUTBOX_MAX = 131072,          // results that wait at a worker for an acknowledgement
-    ACK_LOST_MS = 10000,          // a result without acknowledgement is sent again after so long
-    LEAVE_MS = 10000,             // a worker that leaves waits for its acknowledgements so long
+    MESSAGE_ARENA_MAX = 64 << 20,  // bytes of a decoded envelope
+    NAME_BYTES_MAX = 127,          // a worker's name, host, engine; a style; a type
+    SENTENCE_BYTES_MAX = 4096,     // a reason, note or detail for a person
+    ENDPOINT_BYTES_MAX = 511,      // a socket's address
+    ZSOCK_QUEUE_MAX = 4096,        // messages that wait in a socket for one peer
+    ZSOCK_LINGER_MS = 1000,        // a closed socket goes on sending for so long
+    ZSOCK_RECONNECT_MS = 100,      // a lost connection is tried again this often
+    ZSOCK_CONNECT_MS = 5000,       // a try to connect is given up after so long
+    ZSOCK_KEEPALIVE_S = 15,        // an idle TCP connection is probed after so long
+    OUTBOX_MAX = 131072,           // results that wait at a worker for an acknowledgement
+    ACK_LOST_MS = 10000,           // a result without acknowledgement is sent again after so long
+    WEIGHTS_CHUNK_BYTES = 1 << 20, // of every chunk but the last
+    WEIGHTS_HELD = 2,              // versions that the learner keeps to be fetched
+    WEIGHTS_WINDOW = 8,            // chunks that an actor has asked for at once
+    WEIGHTS_RETRY_MS = 5000,       // a chunk that did not come is asked for again after so long
+    WEIGHTS_STALL_MS = 30000,      // without any chunk for so long the connection is made anew
+    WEIGHTS_STALLS_MAX = 4,        // such renewals, then a version is given up
+    WEIGHTS_BAD_MAX = 16,          // chunks with a wrong hash, then a version is given up
+    WEIGHTS_FILES_MAX = 16,        // config.json, tokenizer.json, ...: travel with the weights
+    LEAVE_MS = 10000,              // a worker that leaves waits for its acknowledgements so long
 
     // Files that are read whole.
     CONFIG_BYTES_MAX = 1 << 20,
@@ -58,6 +66,7 @@ enum {
 };
 
 _Static_assert(HEARTBEAT_LOST_MS >= 3 * HEARTBEAT_MS, "two heartbeats may be lost");
+_Static_assert(WEIGHTS_CHUNK_BYTES <= RAW_FRAME_MAX, "a chunk fits its frame");
 _Static_assert(OUTBOX_MAX >= 2 * CREDITS_MAX, "all that a worker may hold can wait");
 _Static_assert(RESPONSE_BYTES_MAX + 2 * RESPONSE_TOKENS_MAX * 8 + PROMPT_TOKENS_MAX * 5 <
                    MESSAGE_FRAME_MAX,

@@ -17,7 +17,6 @@ enum {
     WALK_DEPTH_MAX = 6,               // envelope, body, task, ...: the schema is no deeper
     WEIGHTS_TENSORS_MAX = 65536,
     WEIGHTS_CHUNKS_MAX = 131072,
-    WEIGHTS_FILES_MAX = 64,
 };
 
 // struct bound is what one field may hold: bytes of each text, items of the list.
@@ -285,6 +284,15 @@ static bool inside(uint64_t offset, uint64_t size, uint64_t whole)
     return offset <= whole && size <= whole - offset;
 }
 
+// file_name_safe: a receiver may write the file into a folder of its own, and nowhere else.
+static bool file_name_safe(const char *name)
+{
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    size_t size = strlen(name);
+    return size > 0 && name[0] != '.' && strspn(name, allowed) == size;
+}
+
 static int check_manifest(const Kelvin__WeightsManifest *manifest, struct error *err)
 {
     uint64_t size = manifest->size;
@@ -299,7 +307,8 @@ static int check_manifest(const Kelvin__WeightsManifest *manifest, struct error 
         whole = inside(manifest->tensors[i]->offset, manifest->tensors[i]->size, size);
     }
     for (size_t i = 0; whole && i < manifest->n_files; i++) {
-        whole = inside(manifest->files[i]->offset, manifest->files[i]->size, size);
+        whole = inside(manifest->files[i]->offset, manifest->files[i]->size, size) &&
+                file_name_safe(manifest->files[i]->name);
     }
     return whole ? 0
                  : error_set(err, -EBADMSG,
