@@ -246,18 +246,16 @@ static void begin(struct weights *weights, const Kelvin__WeightsManifest *manife
         return;
     }
     struct error err = {0};
-    int code = connect_to(weights, manifest->endpoint, &err);
-    if (code == 0) {
-        code = fetch_create(&weights->fetch, manifest, &err);
-    }
-    if (code < 0) {
+    struct fetch *fetch = NULL;
+    if (connect_to(weights, manifest->endpoint, &err) < 0 ||
+        fetch_create(&fetch, manifest, &err) < 0 || fetch == NULL) {
         log_warn("weights", "version %" PRIu64 ": %s", manifest->version, err.text);
         if (weights->events.on_failure != NULL) {
             weights->events.on_failure(weights->events.context, manifest->version, &err);
         }
         return;
     }
-    struct fetch *fetch = weights->fetch;
+    weights->fetch = fetch;
     reuse(weights, fetch);
     if (fetch->done == fetch->count) {
         fetch->outcome = FETCH_COMPLETE;

@@ -111,7 +111,7 @@ static void serve(struct publish *publish, const Kelvin__WeightsRequest *request
         frames.raw = chunk_content(publish, packed, find(publish, request->base_version), &chunk);
     }
     Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
-    envelope.sender = (char *)(uintptr_t) "learner";
+    envelope.sender = without_const("learner");
     envelope.sequence = ++publish->sequence;
     envelope.body_case = KELVIN__ENVELOPE__BODY_WEIGHTS_CHUNK;
     envelope.weights_chunk = &chunk;
@@ -146,7 +146,7 @@ static int plan_tensors(struct publish *publish, struct error *err)
     const struct params *params = publish->params;
     size_t count = (size_t)params->count;
     publish->tensors = calloc(count, sizeof(*publish->tensors));
-    publish->plan.tensors = calloc(count, sizeof(*publish->plan.tensors));
+    publish->plan.tensors = calloc(count, sizeof(Kelvin__WeightsTensor *));
     uint64_t *shapes = calloc(count, 2 * sizeof(uint64_t));
     if (publish->tensors == NULL || publish->plan.tensors == NULL || shapes == NULL) {
         free(shapes);
@@ -157,13 +157,13 @@ static int plan_tensors(struct publish *publish, struct error *err)
         const struct param *param = &params->items[i];
         Kelvin__WeightsTensor *tensor = &publish->tensors[i];
         kelvin__weights_tensor__init(tensor);
-        tensor->name = (char *)(uintptr_t)param->name; // borrowed with params
+        tensor->name = without_const(param->name); // borrowed with params
         tensor->n_shape = (size_t)param->rank;
         tensor->shape = shapes + 2 * i; // shapes itself is the first tensor's
         for (int32_t d = 0; d < param->rank; d++) {
             tensor->shape[d] = (uint64_t)param->shape[d];
         }
-        tensor->dtype = (char *)(uintptr_t)(publish->type == DTYPE_BF16 ? "BF16" : "F32");
+        tensor->dtype = without_const(publish->type == DTYPE_BF16 ? "BF16" : "F32");
         tensor->offset = param->offset * element;
         tensor->size = param->count * element;
         publish->plan.tensors[i] = tensor;
@@ -192,7 +192,7 @@ static int plan_file(struct publish *publish, const char *dir, const char *name,
     }
     Kelvin__WeightsFile *file = &publish->files[index];
     kelvin__weights_file__init(file);
-    file->name = (char *)(uintptr_t)name; // a literal
+    file->name = without_const(name); // a literal
     file->offset = publish->plan.size;
     file->size = content->size;
     publish->plan.files[index] = file;
@@ -215,7 +215,7 @@ static int plan_files(struct publish *publish, const char *dir, struct error *er
         {"kelvin.json", false},
     };
     _Static_assert(sizeof(files) / sizeof(*files) <= WEIGHTS_FILES_MAX, "there is room for all");
-    publish->plan.files = calloc(WEIGHTS_FILES_MAX, sizeof(*publish->plan.files));
+    publish->plan.files = calloc(WEIGHTS_FILES_MAX, sizeof(Kelvin__WeightsFile *));
     if (publish->plan.files == NULL) {
         return error_set(err, -ENOMEM, "publish: out of memory");
     }
@@ -342,9 +342,9 @@ int publish_pack(struct weights_packed **out, const struct publish *publish, uin
     packed->manifest.hashes = packed->hashes;
     for (uint32_t i = 0; i < chunks; i++) {
         uint8_t *hash = packed->hash_bytes + (size_t)i * WEIGHTS_HASH_BYTES;
-        CHECK(crypto_generichash(
-                  hash, WEIGHTS_HASH_BYTES, packed->blob + (size_t)i * plan->chunk_size,
-                  chunk_bytes(plan, i) /* the plan has all but hashes */, NULL, 0) == 0);
+        CHECK(crypto_generichash(hash, WEIGHTS_HASH_BYTES,
+                                 packed->blob + (size_t)i * plan->chunk_size, chunk_bytes(plan, i),
+                                 NULL, 0) == 0);
         packed->hashes[i] = (ProtobufCBinaryData){.len = WEIGHTS_HASH_BYTES, .data = hash};
     }
     *out = TAKE(packed);

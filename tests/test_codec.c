@@ -25,7 +25,7 @@ static int teardown(void **state)
 static Kelvin__Envelope envelope_of(Kelvin__Envelope__BodyCase body)
 {
     Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
-    envelope.sender = (char *)(uintptr_t) "worker-1";
+    envelope.sender = without_const("worker-1");
     envelope.sequence = 7;
     envelope.body_case = body;
     return envelope;
@@ -48,7 +48,7 @@ static void test_round_trip(void **state)
     rollout.logprobs = logprobs;
     rollout.n_versions = 1;
     rollout.versions = runs;
-    rollout.text = (char *)(uintptr_t) "def f(x):\n    return \"\xc3\xa9\"";
+    rollout.text = without_const("def f(x):\n    return \"\xc3\xa9\"");
     Kelvin__Envelope envelope = envelope_of(KELVIN__ENVELOPE__BODY_ROLLOUT);
     envelope.rollout = &rollout;
 
@@ -123,12 +123,12 @@ static void test_text_is_utf8(void **state)
     envelope.hello = &hello;
     struct error err = {0};
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
-        hello.name = (char *)(uintptr_t)bad[i];
+        hello.name = without_const(bad[i]);
         assert_int_equal(decode(*state, &envelope, &err), -EBADMSG);
         assert_string_equal(err.text, "message Hello: field name is not UTF-8");
     }
     for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
-        hello.name = (char *)(uintptr_t)good[i];
+        hello.name = without_const(good[i]);
         assert_int_equal(decode(*state, &envelope, &err), 0);
     }
 }
@@ -159,7 +159,7 @@ static void test_bounds(void **state)
 
     char *inputs[TASK_INPUTS_MAX + 1];
     for (int i = 0; i <= TASK_INPUTS_MAX; i++) {
-        inputs[i] = (char *)(uintptr_t) "1";
+        inputs[i] = without_const("1");
     }
     request.inputs = inputs;
     request.n_inputs = TASK_INPUTS_MAX + 1;
@@ -174,7 +174,7 @@ static void test_bounds(void **state)
 static void test_truncation(void **state)
 {
     Kelvin__Hello hello = KELVIN__HELLO__INIT;
-    hello.name = (char *)(uintptr_t) "host-1-2";
+    hello.name = without_const("host-1-2");
     hello.capacity = 1000;
     Kelvin__Envelope envelope = envelope_of(KELVIN__ENVELOPE__BODY_HELLO);
     envelope.hello = &hello;

@@ -1,6 +1,7 @@
 #include "tests/support.h"
 
 #include "actor/weights.h"
+#include "common/base/cleanup.h"
 #include "common/base/clock.h"
 #include "common/base/file.h"
 #include "common/base/limits.h"
@@ -58,7 +59,7 @@ static void offer(struct bed *bed, uint64_t version)
     assert_int_equal(publish_pack(&packed, bed->publish, version, bed->weights, &err), 0);
     Kelvin__WeightsManifest manifest = *publish_offer(bed->publish, packed);
     if (bed->front != NULL) {
-        manifest.endpoint = (char *)(uintptr_t) "inproc://proxy";
+        manifest.endpoint = without_const("inproc://proxy");
     }
     weights_offer(bed->receiver, &manifest);
 }

@@ -1,5 +1,6 @@
 #include "tests/support.h"
 
+#include "common/base/cleanup.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/wire/codec.h"
@@ -36,7 +37,7 @@ struct bed {
 static void answer(struct bed *bed, Kelvin__Envelope *envelope)
 {
     struct zframes frames = {.identity = {bed->identity, bed->identity_size}};
-    envelope->sender = (char *)(uintptr_t) "learner";
+    envelope->sender = without_const("learner");
     envelope->incarnation = bed->incarnation;
     assert_int_equal(codec_encode(bed->codec, &frames.body, envelope, NULL), 0);
     assert_int_equal(zsock_send(bed->learner, &frames), 0);
@@ -47,7 +48,7 @@ static void say_welcome(struct bed *bed)
     Kelvin__Welcome welcome = KELVIN__WELCOME__INIT;
     welcome.incarnation = bed->incarnation;
     welcome.heartbeat_ms = 1;
-    welcome.style = (char *)(uintptr_t) "compact";
+    welcome.style = without_const("compact");
     Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
     envelope.body_case = KELVIN__ENVELOPE__BODY_WELCOME;
     envelope.welcome = &welcome;
@@ -88,7 +89,7 @@ static void say_goodbye(struct bed *bed)
 static void say_refuse(struct bed *bed, bool rejoin)
 {
     Kelvin__Refuse refuse = KELVIN__REFUSE__INIT;
-    refuse.reason = (char *)(uintptr_t) "who are you";
+    refuse.reason = without_const("who are you");
     refuse.rejoin = rejoin;
     Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
     envelope.body_case = KELVIN__ENVELOPE__BODY_REFUSE;
