@@ -17,6 +17,13 @@ enum {
     // Tokenizers.
     VOCAB_MAX = 1 << 20,  // ids of one tokenizer; the largest in use have 262,144
     MERGES_MAX = 1 << 21, // merges of one tokenizer
+    // Verifier.
+    VERIFY_TIMEOUT_MS_MAX = 600000,    // wall time of one run
+    VERIFY_IMAGES_MAX = 8,             // interpreters that must agree
+    VERIFY_WORKERS_MAX = 1024,         // sandboxes that run at once in one daemon
+    RUN_OUTPUT_BYTES_MAX = 1 << 20,    // repr of one result of a trusted run (check RUN)
+    IMAGE_FRAME_MAX = 12 << 20,        // bytes that a sandbox may say at once
+    VERIFY_CACHE_BYTES_MAX = 64 << 20, // programs, and as much again for verdicts
 
     // Sequences.
     PROMPT_TOKENS_MAX = 32768,    // prompt of one rollout
@@ -68,6 +75,9 @@ enum {
 _Static_assert(HEARTBEAT_LOST_MS >= 3 * HEARTBEAT_MS, "two heartbeats may be lost");
 _Static_assert(WEIGHTS_CHUNK_BYTES <= RAW_FRAME_MAX, "a chunk fits its frame");
 _Static_assert(OUTBOX_MAX >= 2 * CREDITS_MAX, "all that a worker may hold can wait");
+_Static_assert(IMAGE_FRAME_MAX > 9 * RUN_OUTPUT_BYTES_MAX, "a typed value and its repr fit a frame");
+_Static_assert(RUN_OUTPUT_BYTES_MAX + PROGRAM_BYTES_MAX < MESSAGE_FRAME_MAX,
+               "the verdict of a trusted run fits one message");
 _Static_assert(RESPONSE_BYTES_MAX + 2 * RESPONSE_TOKENS_MAX * 8 + PROMPT_TOKENS_MAX * 5 <
                    MESSAGE_FRAME_MAX,
                "a rollout fits one message");

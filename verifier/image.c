@@ -1,0 +1,507 @@
+#include "verifier/image.h"
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "verifier/image_state.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    START_MS = 60000,      // an image prepares itself within this, even on a loaded host
+    CRASH_POLL_MS = 2,     // how soon a run that stopped silently is noticed
+    REPLY_CHUNK = 1 << 16, // read at once
+};
+
+const char *backend_name(enum backend_choice backend)
+{
+    return backend == BACKEND_REWIND ? "rewind" : "zygote";
+}
+
+int image_variant(const struct image *image)
+{
+    return image->config.variant;
+}
+
+uint64_t image_runs(const struct image *image)
+{
+    return image->runs;
+}
+
+// --- reading the result ---
+
+static bool take_run(const uint8_t **at, const uint8_t *end, const uint8_t **data, size_t *size)
+{
+    if (end - *at < (ptrdiff_t)sizeof(uint32_t)) {
+        return false;
+    }
+    *size = bytes_get_u32(*at);
+    *at += sizeof(uint32_t);
+    if ((size_t)(end - *at) < *size) {
+        return false;
+    }
+    *data = *at;
+    *at += *size;
+    return true;
+}
+
+// A NUL-terminated copy that lives until the next run; foreign text is kept printable.
+static const char *keep_text(struct bytes *store, const uint8_t *data, size_t size)
+{
+    size_t at = store->size;
+    bytes_append(store, data, size);
+    bytes_append_u8(store, '\0');
+    return store->failed ? "" : (const char *)store->data + at;
+}
+
+static bool read_program(struct image *image, struct image_result *result, struct bytes *store)
+{
+    if (image->program_at == 0) {
+        return true;
+    }
+    const uint8_t *at = image->reply.data + image->program_at - 1;
+    const uint8_t *end = at + image->program_size;
+    const uint8_t *text = NULL;
+    size_t size = 0;
+    if (!take_run(&at, end, &text, &size)) {
+        return false;
+    }
+    result->has_program = true;
+    result->normalized = size > 0 ? keep_text(store, text, size) : NULL;
+    result->code = at;
+    result->code_size = (size_t)(end - at);
+    return true;
+}
+
+static bool read_result(struct image *image, struct image_result *result, struct bytes *store)
+{
+    const uint8_t *at = image->reply.data + image->result_at - 1;
+    const uint8_t *end = at + image->result_size;
+    if (image->result_size < sizeof(uint32_t)) {
+        return false;
+    }
+    uint32_t outcome = bytes_get_u32(at);
+    at += sizeof(outcome);
+    const uint8_t *run[4];
+    size_t size[4];
+    for (int i = 0; i < 4; i++) {
+        if (!take_run(&at, end, &run[i], &size[i])) {
+            return false;
+        }
+    }
+    if (at != end || outcome >= OUTCOMES || size[3] > image->job.output_max) {
+        return false;
+    }
+    result->outcome = (enum outcome)outcome;
+    result->exception = keep_text(store, run[0], size[0] < 64 ? size[0] : 64);
+    result->detail = keep_text(store, run[1], size[1] < 256 ? size[1] : 256);
+    result->value = run[2];
+    result->value_size = size[2];
+    result->repr = keep_text(store, run[3], size[3]);
+    return true;
+}
+
+static enum outcome outcome_without_result(const struct image *image)
+{
+    if (image->timed_out) {
+        return OUTCOME_TIMEOUT;
+    }
+    bool no_memory = WIFEXITED(image->exit_status) && WEXITSTATUS(image->exit_status) == 2;
+    return no_memory ? OUTCOME_OUT_OF_MEMORY : OUTCOME_CRASHED;
+}
+
+void image_report(struct image *image)
+{
+    if (image->reported) {
+        return;
+    }
+    image->reported = true;
+    struct bytes store = {0};
+    // Room for every copy, so that pointers into the store stay good.
+    (void)bytes_reserve(&store, image->reply.size + 1024);
+    struct image_result result = {.exception = "", .detail = "", .repr = ""};
+    bool well_formed = read_program(image, &result, &store);
+    if (image->result_at == 0) {
+        result.outcome = outcome_without_result(image);
+        result.image_lost = image->state == IMAGE_LOST && !image->timed_out;
+    } else if (!well_formed || !read_result(image, &result, &store)) {
+        result.outcome = OUTCOME_CRASHED;
+        result.detail = "the sandbox sent a malformed result";
+    }
+    result.wall_us = (image->ended_ns - image->started_ns) / 1000;
+    result.cpu_us = image->cpu_ns / 1000;
+    image->events.ended(image->context, image, &result);
+    bytes_finish(&store);
+}
+
+// --- states ---
+
+void image_restored(struct image *image)
+{
+    (void)uv_timer_stop(&image->timer);
+    image_report(image);
+    if (image->closing || image->state == IMAGE_LOST) {
+        return;
+    }
+    image->state = IMAGE_IDLE;
+    image->events.idle(image->context, image);
+}
+
+void image_fail(struct image *image, const char *reason)
+{
+    if (image->state == IMAGE_LOST) {
+        return;
+    }
+    bool running = image->state == IMAGE_RUNNING || image->state == IMAGE_STOPPING;
+    image->state = IMAGE_LOST;
+    (void)uv_timer_stop(&image->timer);
+    (void)uv_poll_stop(&image->reply_poll);
+    (void)uv_poll_stop(&image->request_poll);
+    (void)uv_poll_stop(&image->control_poll);
+    log_warn("verifier", "image lost: %s backend=%s variant=%d runs=%llu", reason,
+             backend_name(image->config.backend), image->config.variant,
+             (unsigned long long)image->runs);
+    if (running) {
+        image_report(image);
+    }
+    if (!image->closing) {
+        image->events.lost(image->context, image);
+    }
+}
+
+void image_drain(struct image *image)
+{
+    uint8_t junk[REPLY_CHUNK];
+    while (read(image->process.reply, junk, sizeof(junk)) > 0) {
+    }
+}
+
+// The run is over as far as the asker is concerned.
+void image_finish_run(struct image *image)
+{
+    if (image->state != IMAGE_RUNNING) {
+        return;
+    }
+    image->ended_ns = clock_ns();
+    image->state = IMAGE_STOPPING;
+    (void)uv_timer_stop(&image->timer);
+    (void)uv_poll_stop(&image->request_poll);
+    image->backend->stop(image);
+}
+
+// --- pipes ---
+
+static void send_request(struct image *image)
+{
+    while (image->request_sent < image->request.size) {
+        ssize_t done = write(image->process.request, image->request.data + image->request_sent,
+                             image->request.size - image->request_sent);
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return; // full: the poll brings us back; broken: the reply pipe says so
+        }
+        image->request_sent += (size_t)done;
+    }
+    (void)uv_poll_stop(&image->request_poll);
+}
+
+static void on_request_writable(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    send_request(poll->data);
+}
+
+// Takes whole frames. False when the stream breaks the rules.
+static bool take_frames(struct image *image)
+{
+    struct image_frame frame;
+    while (image->result_at == 0 && image->reply.size - image->reply_used >= sizeof(frame)) {
+        memcpy(&frame, image->reply.data + image->reply_used, sizeof(frame));
+        size_t payload = image->reply_used + sizeof(frame);
+        if (frame.size > IMAGE_FRAME_MAX) {
+            return false;
+        }
+        if (image->reply.size - payload < frame.size) {
+            return true;
+        }
+        if (frame.kind == FRAME_PROGRAM && image->program_at == 0) {
+            image->program_at = payload + 1;
+            image->program_size = frame.size;
+        } else if (frame.kind == FRAME_RESULT) {
+            image->result_at = payload + 1;
+            image->result_size = frame.size;
+        } else {
+            return false;
+        }
+        image->reply_used = payload + frame.size;
+    }
+    return true;
+}
+
+static void on_ready_frame(struct image *image)
+{
+    struct image_frame frame;
+    if (image->reply.size < sizeof(frame)) {
+        return;
+    }
+    memcpy(&frame, image->reply.data, sizeof(frame));
+    struct error err = {0};
+    if (frame.kind != FRAME_READY || image->reply.size != sizeof(frame)) {
+        image_fail(image, "it did not say that it is ready");
+        return;
+    }
+    (void)uv_timer_stop(&image->timer);
+    if (image->backend->prepare(image, &err) < 0) {
+        image_fail(image, err.text);
+        return;
+    }
+    image->state = IMAGE_IDLE;
+    image->events.idle(image->context, image);
+}
+
+static void on_reply_bytes(struct image *image)
+{
+    switch (image->state) {
+    case IMAGE_STARTING:
+        on_ready_frame(image);
+        break;
+    case IMAGE_RUNNING:
+        if (!take_frames(image) || image->reply.size > IMAGE_FRAME_MAX + (1 << 20)) {
+            image->exit_status = 0;
+            image_finish_run(image); // a broken stream without a result: crashed
+        } else if (image->result_at != 0) {
+            image_finish_run(image);
+        }
+        break;
+    default:
+        bytes_clear(&image->reply); // what an ended run still says is of no interest
+        break;
+    }
+}
+
+void image_pull(struct image *image)
+{
+    for (enum image_state state = image->state; image->state == state;) {
+        if (!bytes_reserve(&image->reply, REPLY_CHUNK)) {
+            image_fail(image, "no memory for its reply");
+            return;
+        }
+        ssize_t done =
+            read(image->process.reply, image->reply.data + image->reply.size, REPLY_CHUNK);
+        if (done <= 0) {
+            if (done == 0) {
+                image->ended_ns = clock_ns();
+                image_fail(image, "its process ended");
+            }
+            return;
+        }
+        image->reply.size += (size_t)done;
+        on_reply_bytes(image);
+        if (done < REPLY_CHUNK) {
+            return; // the pipe is empty, or says more on the next turn
+        }
+    }
+}
+
+static void on_reply_readable(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    struct image *image = poll->data;
+    if (image->state == IMAGE_STOPPING) {
+        image_drain(image);
+    } else {
+        image_pull(image);
+    }
+}
+
+// --- time ---
+
+// While a run lasts the timer ticks: it is the deadline, and it notices runs that stopped silently.
+static void on_timer(uv_timer_t *timer)
+{
+    struct image *image = timer->data;
+    if (image->state == IMAGE_STARTING) {
+        image_fail(image, "it did not start in time");
+    } else if (image->state == IMAGE_STOPPING) {
+        image->backend->impatient(image);
+    } else if (image->state == IMAGE_RUNNING) {
+        uint64_t deadline = image->started_ns + (uint64_t)image->job.timeout_ms * 1000000;
+        uint64_t now = clock_ns();
+        if (now >= deadline) {
+            image->timed_out = true;
+            image_finish_run(image);
+        } else if (image->backend->stopped_itself(image)) {
+            image_finish_run(image);
+        } else {
+            uint64_t left_ms = (deadline - now + 999999) / 1000000;
+            (void)uv_timer_start(timer, on_timer, left_ms < CRASH_POLL_MS ? left_ms : CRASH_POLL_MS,
+                                 0);
+        }
+    }
+}
+
+void image_wait_ms(struct image *image, uint32_t ms)
+{
+    (void)uv_timer_start(&image->timer, on_timer, ms, 0);
+}
+
+// --- the interface ---
+
+static void fill_start(struct image_start *start, const struct image_config *config)
+{
+    uint32_t variant = (uint32_t)config->variant;
+    *start = (struct image_start){
+        .zygote = config->backend == BACKEND_ZYGOTE,
+        .isolation = config->isolation,
+        .hash_seed = 1000003 * variant + 1,
+        .recursion_limit = 1000 + 150 * (variant % 4),
+        .clock_tick_ns = 1000 + 977 * variant,
+        .perturbation = variant * 211,
+        .clock_base_s = 1600000000 + 86400 * 411 * (int64_t)variant,
+        .heap_mb = config->memory_mb / 2,
+        .arena_mb = config->memory_mb / 2,
+    };
+    if (config->forbidden != NULL) {
+        size_t size = strnlen(config->forbidden, sizeof(start->forbidden) - 1);
+        memcpy(start->forbidden, config->forbidden, size);
+    }
+}
+
+static int open_handles(struct image *image, struct error *err)
+{
+    struct spawned *process = &image->process;
+    int code = uv_timer_init(image->loop, &image->timer);
+    CHECK(code == 0);
+    uv_poll_t *polls[] = {&image->reply_poll, &image->request_poll, &image->control_poll};
+    int descriptors[] = {process->reply, process->request, process->control};
+    image->timer.data = image;
+    image->handles_open = 1;
+    for (size_t i = 0; i < sizeof(polls) / sizeof(*polls) && code == 0; i++) {
+        code = uv_poll_init(image->loop, polls[i], descriptors[i]);
+        polls[i]->data = image;
+        image->handles_open += code == 0;
+    }
+    if (code == 0) {
+        code = uv_poll_start(&image->reply_poll, UV_READABLE, on_reply_readable);
+    }
+    return code < 0 ? error_set(err, code, "image: cannot watch its pipes: %s", uv_strerror(code))
+                    : 0;
+}
+
+int image_create(struct image **out, uv_loop_t *loop, const struct image_config *config,
+                 const struct image_events *events, void *context, struct error *err)
+{
+    struct image *image = calloc(1, sizeof(*image));
+    if (image == NULL) {
+        return error_set(err, -ENOMEM, "image: out of memory");
+    }
+    image->config = *config;
+    image->loop = loop;
+    image->events = *events;
+    image->context = context;
+    image->backend = &zygote_backend;
+    int code = spawn_image(&image->process, config->variant, config->isolation, err);
+    if (code < 0) {
+        free(image);
+        return code;
+    }
+    struct image_start start;
+    fill_start(&start, config);
+    image->config.forbidden = NULL;
+    code = open_handles(image, err);
+    if (code == 0 &&
+        write(image->process.request, &start, sizeof(start)) != (ssize_t)sizeof(start)) {
+        code = error_set(err, -EIO, "image: it does not take its configuration");
+    }
+    if (code < 0) {
+        image_close(image);
+        return code;
+    }
+    (void)uv_timer_start(&image->timer, on_timer, START_MS, 0);
+    *out = image;
+    return 0;
+}
+
+static void fill_request(struct image *image)
+{
+    const struct image_job *job = &image->job;
+    struct image_request request = {
+        .flags = job->flags,
+        .sleep_ms = job->timeout_ms,
+        .output_max = job->output_max,
+        .source_size = (uint32_t)job->source_size,
+        .code_size = (uint32_t)job->code_size,
+        .arguments_size = (uint32_t)job->arguments_size,
+    };
+    bytes_clear(&image->request);
+    bytes_append(&image->request, &request, sizeof(request));
+    bytes_append(&image->request, job->source, job->source_size);
+    bytes_append(&image->request, job->code, job->code_size);
+    bytes_append(&image->request, job->arguments, job->arguments_size);
+}
+
+void image_run(struct image *image, const struct image_job *job)
+{
+    CHECK(image->state == IMAGE_IDLE);
+    CHECK((job->source_size == 0) != (job->code_size == 0));
+    image->job = *job;
+    image->state = IMAGE_RUNNING;
+    image->runs++;
+    image->request_sent = 0;
+    bytes_clear(&image->reply);
+    image->reply_used = image->program_at = image->result_at = 0;
+    image->timed_out = image->reported = image->child_ended = false;
+    image->exit_status = 0;
+    image->cpu_ns = 0;
+    fill_request(image);
+    image->cpu_start_ns = image->backend->cpu_ns(image);
+    image->started_ns = image->ended_ns = clock_ns();
+    if (image->request.failed) {
+        image_fail(image, "no memory for its request");
+        return;
+    }
+    send_request(image);
+    if (image->request_sent < image->request.size) {
+        (void)uv_poll_start(&image->request_poll, UV_WRITABLE, on_request_writable);
+    }
+    uint64_t first = job->timeout_ms < CRASH_POLL_MS ? job->timeout_ms : CRASH_POLL_MS;
+    (void)uv_timer_start(&image->timer, on_timer, first, 0);
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    struct image *image = handle->data;
+    if (--image->handles_open > 0) {
+        return;
+    }
+    image->backend->destroy(image);
+    spawn_end(&image->process);
+    bytes_finish(&image->request);
+    bytes_finish(&image->reply);
+    free(image);
+}
+
+void image_close(struct image *image)
+{
+    if (image == NULL || image->closing) {
+        return;
+    }
+    image->closing = true;
+    image->state = IMAGE_LOST;
+    uv_handle_t *handles[] = {(uv_handle_t *)&image->timer, (uv_handle_t *)&image->reply_poll,
+                              (uv_handle_t *)&image->request_poll,
+                              (uv_handle_t *)&image->control_poll};
+    int open = image->handles_open;
+    for (int i = 0; i < open; i++) { // they were opened in this order
+        uv_close(handles[i], on_handle_closed);
+    }
+}

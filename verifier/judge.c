@@ -1,0 +1,720 @@
+#include "verifier/judge.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/clock.h"
+#include "common/base/limits.h"
+#include "verifier/judge_parts.h"
+#include "verifier/literal.h"
+#include "verifier/protocol.h"
+#include "verifier/value.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FLIGHT_MAX = 4 }; // runs of one check at once
+
+// What the images said about one input.
+struct pair {
+    struct bytes canonical; // of the first result
+    char *repr;             // of the lowest variant: sets print in another order elsewhere
+    int repr_variant;
+    bool known;
+    bool right; // equals the gold
+    char exception[64];
+};
+
+struct flight {
+    struct pool_run run;
+    struct check *check;
+    int input;
+    bool busy;
+};
+
+struct check {
+    struct judge *judge;
+    struct check *next; // of all open checks
+    struct check **link;
+    judge_done_fn *done;
+    void *context;
+    uint64_t tag;
+    uint64_t id;
+    struct judge_parts parts;
+    struct cache_key verdict_key;
+    struct cache_key program_key;
+    bool is_fraction;
+    bool is_any;
+    uint32_t timeout_ms;
+    uint64_t deadline_ns;
+    int images;        // runs per input
+    int first_variant; // that took the first run
+    int next_run;      // counts input by input, image by image; 0 is the first run
+    int in_flight;
+    bool settled; // the outcome is known: no more runs start
+    enum outcome outcome;
+    char exception[64];
+    char detail[256];
+    struct bytes code;  // marshalled
+    char *normalized;   // NULL: the program is as it came
+    struct pair *pairs; // [input_count]
+    struct flight flights[FLIGHT_MAX];
+    uint64_t wall_us;
+    uint64_t cpu_us;
+};
+
+struct judge {
+    struct pool *pool;
+    struct judge_config config;
+    struct cache *programs;
+    struct cache *verdicts;
+    struct check *open;
+    struct judge_stats stats;
+};
+
+// --- verdicts ---
+
+static void settle(struct check *check, enum outcome outcome, const char *detail)
+{
+    if (check->settled) {
+        return;
+    }
+    check->settled = true;
+    check->outcome = outcome;
+    (void)snprintf(check->detail, sizeof(check->detail), "%s", detail);
+}
+
+static char *text_or_empty(char *text)
+{
+    static char empty[] = "";
+    return text == NULL ? empty : text;
+}
+
+// What a cache may keep: outcomes that another try would give again.
+static bool is_lasting(enum outcome outcome)
+{
+    return outcome != OUTCOME_TIMEOUT && outcome != OUTCOME_OUT_OF_MEMORY &&
+           outcome != OUTCOME_CRASHED && outcome != OUTCOME_INFRASTRUCTURE;
+}
+
+static void keep_verdict(struct check *check, const Kelvin__Verdict *verdict)
+{
+    struct judge *judge = check->judge;
+    if (judge->verdicts == NULL || !is_lasting(check->outcome)) {
+        return;
+    }
+    size_t size = kelvin__verdict__get_packed_size(verdict);
+    CLEANUP(freep) uint8_t *packed = malloc(size + 1);
+    if (packed != NULL) {
+        (void)kelvin__verdict__pack(verdict, packed);
+        cache_put(judge->verdicts, &check->verdict_key, packed, size);
+    }
+}
+
+static float score_of(const struct check *check)
+{
+    const struct judge_parts *parts = &check->parts;
+    if (check->outcome == OUTCOME_OK) {
+        return parts->check == CHECK_JUDGE || parts->check == CHECK_VALIDATE ? 1.0f : 0.0f;
+    }
+    bool shared = parts->check == CHECK_JUDGE && parts->kind == KIND_INDUCTION;
+    if (!shared || !check->is_fraction || check->pairs == NULL) {
+        return 0.0f;
+    }
+    int right = 0;
+    for (int i = 0; i < parts->input_count; i++) {
+        right += check->pairs[i].right;
+    }
+    return (float)right / (float)parts->input_count;
+}
+
+static void fill_verdict(struct check *check, Kelvin__Verdict *verdict, char **outputs)
+{
+    const struct judge_parts *parts = &check->parts;
+    verdict->id = check->id;
+    verdict->outcome = (Kelvin__Outcome)check->outcome;
+    verdict->formatted = parts->formatted;
+    verdict->scratchpad = parts->scratchpad;
+    verdict->program =
+        text_or_empty(check->normalized != NULL ? check->normalized : parts->program);
+    verdict->answer = text_or_empty(parts->answer);
+    verdict->message = text_or_empty(parts->message);
+    verdict->inputs = parts->inputs;
+    verdict->n_inputs = (size_t)parts->input_count;
+    bool shown = check->outcome == OUTCOME_OK || parts->check == CHECK_JUDGE;
+    for (int i = 0; check->pairs != NULL && shown && i < parts->input_count; i++) {
+        if (check->pairs[i].repr == NULL) {
+            break;
+        }
+        outputs[verdict->n_outputs++] = check->pairs[i].repr;
+    }
+    verdict->outputs = outputs;
+    verdict->exception = check->exception;
+    verdict->detail = check->detail;
+    verdict->score = score_of(check);
+    verdict->wall_us = check->wall_us;
+    verdict->cpu_us = check->cpu_us;
+}
+
+static void free_check(struct check *check)
+{
+    *check->link = check->next;
+    if (check->next != NULL) {
+        check->next->link = check->link;
+    }
+    check->judge->stats.open--;
+    for (int i = 0; check->pairs != NULL && i < check->parts.input_count; i++) {
+        bytes_finish(&check->pairs[i].canonical);
+        free(check->pairs[i].repr);
+    }
+    free(check->pairs);
+    judge_parts_finish(&check->parts);
+    bytes_finish(&check->code);
+    free(check->normalized);
+    free(check);
+}
+
+static void finish(struct check *check)
+{
+    Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
+    CLEANUP(freep) char **outputs = calloc((size_t)check->parts.input_count + 1, sizeof(*outputs));
+    CHECK(outputs != NULL);
+    fill_verdict(check, &verdict, outputs);
+    check->judge->stats.verdicts[check->outcome]++;
+    keep_verdict(check, &verdict);
+    check->done(check->context, check->tag, &verdict);
+    free_check(check);
+}
+
+// --- what a result means ---
+
+static void settle_failed_run(struct check *check, const struct image_result *result)
+{
+    const struct judge_parts *parts = &check->parts;
+    enum outcome outcome = result->outcome;
+    bool wrong = outcome == OUTCOME_UNSUPPORTED_VALUE || outcome == OUTCOME_OUTPUT_TOO_LARGE;
+    if (parts->check == CHECK_JUDGE && wrong) {
+        outcome = OUTCOME_WRONG; // no gold is such a value
+    }
+    settle(check, outcome, result->detail);
+    (void)snprintf(check->exception, sizeof(check->exception), "%s", result->exception);
+}
+
+// The repr must read back to the value: it is what prompts and answers are made of.
+static bool reads_back(const struct bytes *canonical, const char *repr)
+{
+    CLEANUP(bytes_finish) struct bytes typed = {0};
+    CLEANUP(bytes_finish) struct bytes again = {0};
+    return literal_parse(&typed, repr, strlen(repr), NULL) == 0 &&
+           value_canonical(&again, typed.data, typed.size, NULL) == 0 &&
+           again.size == canonical->size && memcmp(again.data, canonical->data, again.size) == 0;
+}
+
+static bool same_bytes(const struct bytes *a, const struct bytes *b)
+{
+    return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
+}
+
+static void keep_repr(struct pair *pair, int variant, const char *repr)
+{
+    if (pair->repr == NULL || variant < pair->repr_variant) {
+        free(pair->repr);
+        pair->repr = strdup(repr);
+        pair->repr_variant = variant;
+    }
+}
+
+static void take_validated(struct check *check, struct pair *pair, int variant,
+                           const struct image_result *result, struct bytes *canonical)
+{
+    bool none = result->value_size == 1 && result->value[0] == VALUE_NONE;
+    if (none && !check->judge->config.allow_none) {
+        settle(check, OUTCOME_UNSUPPORTED_VALUE, "the program returns None");
+    } else if (!reads_back(canonical, result->repr)) {
+        settle(check, OUTCOME_UNSUPPORTED_VALUE, "the repr does not read back to the value");
+    } else if (pair->known && !same_bytes(&pair->canonical, canonical)) {
+        settle(check, OUTCOME_NONDETERMINISTIC, "two interpreters return different values");
+    } else {
+        keep_repr(pair, variant, result->repr);
+        if (!pair->known) {
+            pair->known = true;
+            pair->canonical = *canonical;
+            *canonical = (struct bytes){0};
+        }
+    }
+}
+
+static void take_judged(struct check *check, struct pair *pair, int input, int variant,
+                        const struct image_result *result, const struct bytes *canonical)
+{
+    const struct judge_parts *parts = &check->parts;
+    keep_repr(pair, variant, result->repr);
+    pair->right = parts->gold[input].size > 0 && same_bytes(&parts->gold[input], canonical);
+    if (!pair->right && !check->is_fraction && !check->is_any) {
+        settle(check, OUTCOME_WRONG, "another value than the gold");
+    }
+}
+
+// The gold of error deduction: a type's name or NoError, the same in all images.
+static void take_error(struct check *check, struct pair *pair, const struct image_result *result)
+{
+    const char *name = result->outcome == OUTCOME_OK ? "NoError" : result->exception;
+    if (pair->known && strcmp(pair->exception, name) != 0) {
+        settle(check, OUTCOME_NONDETERMINISTIC, "two interpreters raise different exceptions");
+        return;
+    }
+    (void)snprintf(pair->exception, sizeof(pair->exception), "%s", name);
+    pair->known = true;
+    keep_repr(pair, 0, name);
+    (void)snprintf(check->exception, sizeof(check->exception), "%s", result->exception);
+}
+
+static bool is_error_validation(const struct check *check)
+{
+    return check->parts.check == CHECK_VALIDATE && check->parts.kind == KIND_ERROR;
+}
+
+static void take_value(struct check *check, int input, int variant,
+                       const struct image_result *result)
+{
+    struct pair *pair = &check->pairs[input];
+    if (check->parts.check == CHECK_RUN) {
+        keep_repr(pair, variant, result->repr);
+        return;
+    }
+    CLEANUP(bytes_finish) struct bytes canonical = {0};
+    if (value_canonical(&canonical, result->value, result->value_size, NULL) < 0) {
+        settle(check, OUTCOME_CRASHED, "the sandbox sent a malformed value");
+    } else if (check->parts.check == CHECK_VALIDATE) {
+        take_validated(check, pair, variant, result, &canonical);
+    } else {
+        take_judged(check, pair, input, variant, result, &canonical);
+    }
+}
+
+// A later image that ends otherwise than the first: the program depends on what differs, unless
+// time or the host decided.
+static void settle_difference(struct check *check, const struct image_result *result)
+{
+    enum outcome outcome = result->outcome;
+    if (outcome == OUTCOME_TIMEOUT || outcome == OUTCOME_INFRASTRUCTURE) {
+        settle_failed_run(check, result);
+        return;
+    }
+    char detail[128];
+    (void)snprintf(detail, sizeof(detail), "one interpreter returns a value, another ends with %s",
+                   outcome_name(outcome));
+    settle(check, OUTCOME_NONDETERMINISTIC, detail);
+}
+
+static void take_result(struct check *check, int input, int variant,
+                        const struct image_result *result)
+{
+    struct pair *pair = &check->pairs[input];
+    bool any_of = check->parts.check == CHECK_JUDGE && (check->is_fraction || check->is_any);
+    if (is_error_validation(check) &&
+        (result->outcome == OUTCOME_OK || result->outcome == OUTCOME_RAISED)) {
+        take_error(check, pair, result);
+    } else if (result->outcome == OUTCOME_OK) {
+        take_value(check, input, variant, result);
+    } else if (any_of && check->code.size > 0 && result->outcome != OUTCOME_INFRASTRUCTURE) {
+        pair->right = false; // one input lost, the others may count
+    } else if (pair->known) {
+        settle_difference(check, result);
+    } else {
+        settle_failed_run(check, result);
+    }
+}
+
+// --- programs ---
+
+// A cached program: outcome (0 = compiled), then detail or normalized text, then code.
+static void keep_program(struct check *check, const struct image_result *result)
+{
+    struct cache *programs = check->judge->programs;
+    if (programs == NULL ||
+        (!result->has_program && result->outcome != OUTCOME_SYNTAX_ERROR &&
+         result->outcome != OUTCOME_FORBIDDEN && result->outcome != OUTCOME_MALFORMED)) {
+        return;
+    }
+    CLEANUP(bytes_finish) struct bytes packed = {0};
+    enum outcome outcome = result->has_program ? OUTCOME_OK : result->outcome;
+    const char *text = !result->has_program         ? result->detail
+                       : result->normalized != NULL ? result->normalized
+                                                    : "";
+    bytes_append_u32(&packed, outcome);
+    bytes_append_u32(&packed, (uint32_t)strlen(text));
+    bytes_append(&packed, text, strlen(text));
+    bytes_append(&packed, result->code, result->code_size);
+    if (!packed.failed) {
+        cache_put(programs, &check->program_key, packed.data, packed.size);
+    }
+}
+
+// True when the cache knew the program.
+static bool take_cached_program(struct check *check)
+{
+    size_t size = 0;
+    struct cache *programs = check->judge->programs;
+    const uint8_t *packed =
+        programs == NULL ? NULL : cache_find(programs, &check->program_key, &size);
+    if (packed == NULL) {
+        return false;
+    }
+    enum outcome outcome = (enum outcome)bytes_get_u32(packed);
+    uint32_t text_size = bytes_get_u32(packed + 4);
+    const char *text = (const char *)packed + 8;
+    if (outcome != OUTCOME_OK) {
+        char detail[256];
+        (void)snprintf(detail, sizeof(detail), "%.*s", (int)text_size, text);
+        settle(check, outcome, detail);
+        return true;
+    }
+    check->normalized = text_size > 0 ? strndup(text, text_size) : NULL;
+    bytes_append(&check->code, packed + 8 + text_size, size - 8 - text_size);
+    return true;
+}
+
+static void take_program(struct check *check, const struct image_result *result)
+{
+    keep_program(check, result);
+    if (result->has_program) {
+        check->normalized = result->normalized == NULL ? NULL : strdup(result->normalized);
+        bytes_append(&check->code, result->code, result->code_size);
+    }
+}
+
+// --- runs ---
+
+static void go_on(struct check *check);
+
+static void on_run_done(struct pool_run *run, int variant, const struct image_result *result)
+{
+    struct flight *flight = run->context;
+    struct check *check = flight->check;
+    bool compiled = run->job.source_size > 0;
+    flight->busy = false;
+    check->in_flight--;
+    check->wall_us += result->wall_us;
+    check->cpu_us += result->cpu_us;
+    if (check->first_variant < 0) {
+        check->first_variant = variant;
+    }
+    if (compiled && check->code.size == 0) {
+        take_program(check, result);
+    }
+    bool syntax_only = (run->job.flags & IMAGE_COMPILE_ONLY) != 0;
+    if (syntax_only && result->outcome == OUTCOME_OK) {
+        settle(check, OUTCOME_MALFORMED, "the input is not an argument list of literals");
+    } else if (!check->settled) {
+        take_result(check, flight->input, variant, result);
+    }
+    go_on(check);
+}
+
+static uint32_t flags_of(const struct check *check)
+{
+    const struct judge_parts *parts = &check->parts;
+    uint32_t flags = IMAGE_WANT_CODE;
+    if (parts->check == CHECK_VALIDATE) {
+        flags |= IMAGE_ENTRY | IMAGE_FILTER;
+        flags |= check->judge->config.multiple_functions ? 0u : (uint32_t)IMAGE_ONE_FUNCTION;
+        flags |= parts->bad_input >= 0 ? (uint32_t)IMAGE_COMPILE_ONLY : 0u;
+    } else if (parts->check == CHECK_JUDGE && parts->kind == KIND_INDUCTION) {
+        flags |= IMAGE_ENTRY;
+    } else if (parts->check == CHECK_RUN) {
+        flags |= IMAGE_NO_VALUE;
+    }
+    return flags;
+}
+
+// The variant of the j-th image of an input: the first is whichever was free, the others are the
+// lowest of the rest, so that variant 0 is always among them.
+static int variant_of(const struct check *check, int image)
+{
+    if (image == 0) {
+        return check->images == 1 ? POOL_ANY_VARIANT : check->first_variant;
+    }
+    return image - 1 < check->first_variant ? image - 1 : image;
+}
+
+static void start_run(struct check *check, struct flight *flight, int number)
+{
+    const struct judge_parts *parts = &check->parts;
+    flight->check = check;
+    flight->busy = true;
+    flight->input = number / check->images;
+    bool bytecode = check->code.size > 0;
+    const struct bytes *arguments = &parts->arguments[flight->input];
+    flight->run = (struct pool_run){
+        .job = {.flags = flags_of(check),
+                .timeout_ms = check->timeout_ms,
+                .output_max = parts->check == CHECK_RUN ? RUN_OUTPUT_BYTES_MAX : OUTPUT_BYTES_MAX,
+                .source = bytecode ? NULL : parts->program,
+                .source_size = bytecode ? 0 : strlen(parts->program),
+                .code = check->code.data,
+                .code_size = bytecode ? check->code.size : 0,
+                .arguments = arguments->data,
+                .arguments_size = arguments->size},
+        .variant = number == 0 ? POOL_ANY_VARIANT : variant_of(check, number % check->images),
+        .deadline_ns = check->deadline_ns,
+        .done = on_run_done,
+        .context = flight,
+    };
+    check->in_flight++;
+    pool_submit(check->judge->pool, &flight->run);
+}
+
+// All runs are done and none settled the verdict.
+static void conclude(struct check *check)
+{
+    const struct judge_parts *parts = &check->parts;
+    bool shares = check->is_fraction || check->is_any;
+    if (parts->check != CHECK_JUDGE || parts->kind != KIND_INDUCTION || !shares) {
+        settle(check, OUTCOME_OK, "");
+        return;
+    }
+    int right = 0;
+    for (int i = 0; i < parts->input_count; i++) {
+        right += check->pairs[i].right;
+    }
+    bool good = check->is_any ? right > 0 : right == parts->input_count;
+    settle(check, good ? OUTCOME_OK : OUTCOME_WRONG,
+           good ? "" : "some values differ from the gold");
+}
+
+// The next runs, or the end. The first run goes alone: it brings the code for the others.
+static void go_on(struct check *check)
+{
+    int total = check->parts.input_count * check->images;
+    while (!check->settled && check->next_run < total) {
+        bool alone = check->next_run == 1 && check->in_flight > 0;
+        struct flight *flight = NULL;
+        for (int i = 0; i < FLIGHT_MAX && !alone; i++) {
+            flight = check->flights[i].busy ? flight : &check->flights[i];
+        }
+        if (flight == NULL) {
+            return;
+        }
+        start_run(check, flight, check->next_run++);
+    }
+    if (check->in_flight > 0) {
+        return;
+    }
+    if (!check->settled) {
+        conclude(check);
+    }
+    finish(check);
+}
+
+// --- judgements without a run ---
+
+static const char *trim(const char *text, size_t *size)
+{
+    text += strspn(text, " \t\r\n");
+    *size = strlen(text);
+    while (*size > 0 && strchr(" \t\r\n", text[*size - 1]) != NULL) {
+        (*size)--;
+    }
+    return text;
+}
+
+static void judge_deduction(struct check *check)
+{
+    const struct judge_parts *parts = &check->parts;
+    CLEANUP(bytes_finish) struct bytes typed = {0};
+    CLEANUP(bytes_finish) struct bytes canonical = {0};
+    struct error err = {0};
+    if (parts->gold[0].size == 0) {
+        settle(check, OUTCOME_MALFORMED, "the gold is not a literal");
+    } else if (literal_parse(&typed, parts->answer, strlen(parts->answer), &err) < 0 ||
+               value_canonical(&canonical, typed.data, typed.size, &err) < 0) {
+        settle(check, OUTCOME_WRONG, err.text);
+    } else if (same_bytes(&canonical, &parts->gold[0])) {
+        settle(check, OUTCOME_OK, "");
+    } else {
+        settle(check, OUTCOME_WRONG, "another value than the gold");
+    }
+}
+
+// The answer is a bare type name; quotes around it are forgiven.
+static void judge_error(struct check *check)
+{
+    size_t size = 0;
+    size_t gold_size = 0;
+    const char *answer = trim(check->parts.answer, &size);
+    const char *gold = trim(check->parts.outputs[0], &gold_size);
+    if (size >= 2 && (answer[0] == '\'' || answer[0] == '"') && answer[size - 1] == answer[0]) {
+        answer++;
+        size -= 2;
+    }
+    bool right = size == gold_size && memcmp(answer, gold, size) == 0;
+    settle(check, right ? OUTCOME_OK : OUTCOME_WRONG, right ? "" : "another exception");
+}
+
+// --- the interface ---
+
+int judge_create(struct judge **out, struct pool *pool, const struct judge_config *config,
+                 struct error *err)
+{
+    CHECK(config->images >= 2 && config->images <= VERIFY_IMAGES_MAX);
+    CHECK(config->images_risky >= config->images && config->images_risky <= VERIFY_IMAGES_MAX);
+    struct judge *judge = calloc(1, sizeof(*judge));
+    if (judge == NULL) {
+        return error_set(err, -ENOMEM, "judge: out of memory");
+    }
+    judge->pool = pool;
+    judge->config = *config;
+    int code =
+        config->cache_bytes == 0 ? 0 : cache_create(&judge->programs, config->cache_bytes, err);
+    if (code == 0 && config->cache_bytes > 0) {
+        code = cache_create(&judge->verdicts, config->cache_bytes, err);
+    }
+    if (code < 0) {
+        judge_destroy(judge);
+        return code;
+    }
+    *out = judge;
+    return 0;
+}
+
+void judge_destroy(struct judge *judge)
+{
+    if (judge == NULL) {
+        return;
+    }
+    while (judge->open != NULL) {
+        free_check(judge->open);
+    }
+    cache_destroy(judge->programs);
+    cache_destroy(judge->verdicts);
+    free(judge);
+}
+
+static struct check *open_check(struct judge *judge)
+{
+    struct check *check = calloc(1, sizeof(*check));
+    CHECK(check != NULL);
+    check->judge = judge;
+    check->next = judge->open;
+    check->link = &judge->open;
+    if (check->next != NULL) {
+        check->next->link = &check->next;
+    }
+    judge->open = check;
+    judge->stats.open++;
+    return check;
+}
+
+// Everything of the request but its id and attempt decides the verdict.
+static struct cache_key request_key(const Kelvin__VerifyRequest *request)
+{
+    Kelvin__VerifyRequest plain = *request;
+    plain.id = 0;
+    plain.attempt = 0;
+    size_t size = kelvin__verify_request__get_packed_size(&plain);
+    CLEANUP(freep) uint8_t *packed = malloc(size + 1);
+    CHECK(packed != NULL);
+    (void)kelvin__verify_request__pack(&plain, packed);
+    const void *parts[] = {packed};
+    return cache_key_of(parts, &size, 1);
+}
+
+// True when the verdict was known and has been given.
+static bool answer_from_cache(struct judge *judge, const Kelvin__VerifyRequest *request,
+                              const struct cache_key *key, judge_done_fn *done, void *context,
+                              uint64_t tag)
+{
+    size_t size = 0;
+    const uint8_t *packed =
+        judge->verdicts == NULL ? NULL : cache_find(judge->verdicts, key, &size);
+    Kelvin__Verdict *verdict = packed == NULL ? NULL : kelvin__verdict__unpack(NULL, size, packed);
+    if (verdict == NULL) {
+        return false;
+    }
+    verdict->id = request->id;
+    judge->stats.verdicts[verdict->outcome]++;
+    done(context, tag, verdict);
+    kelvin__verdict__free_unpacked(verdict, NULL);
+    return true;
+}
+
+static void begin(struct check *check)
+{
+    struct judge_parts *parts = &check->parts;
+    if (parts->check == CHECK_JUDGE && parts->kind == KIND_DEDUCTION) {
+        judge_deduction(check);
+        finish(check);
+        return;
+    }
+    if (parts->check == CHECK_JUDGE && parts->kind == KIND_ERROR) {
+        judge_error(check);
+        finish(check);
+        return;
+    }
+    bool validates = parts->check == CHECK_VALIDATE;
+    if (!validates && parts->bad_input >= 0) {
+        settle(check, OUTCOME_MALFORMED, "not an argument list of literals");
+        finish(check);
+        return;
+    }
+    const struct judge_config *config = &check->judge->config;
+    check->images = !validates                          ? 1
+                    : judge_looks_risky(parts->program) ? config->images_risky
+                                                        : config->images;
+    check->pairs = calloc((size_t)parts->input_count + 1, sizeof(*check->pairs));
+    CHECK(check->pairs != NULL);
+    uint32_t flags = flags_of(check) & ~(uint32_t)IMAGE_COMPILE_ONLY;
+    const void *key_parts[] = {&flags, parts->program};
+    size_t key_sizes[] = {sizeof(flags), strlen(parts->program)};
+    check->program_key = cache_key_of(key_parts, key_sizes, 2);
+    if (take_cached_program(check) && parts->bad_input >= 0) {
+        settle(check, OUTCOME_MALFORMED, "the input is not an argument list of literals");
+    }
+    go_on(check);
+}
+
+void judge_submit(struct judge *judge, const Kelvin__VerifyRequest *request, judge_done_fn *done,
+                  void *context, uint64_t tag)
+{
+    struct cache_key key = {{0}};
+    if (judge->verdicts != NULL) {
+        key = request_key(request);
+        if (answer_from_cache(judge, request, &key, done, context, tag)) {
+            return;
+        }
+    }
+    struct check *check = open_check(judge);
+    check->verdict_key = key;
+    check->done = done;
+    check->context = context;
+    check->tag = tag;
+    check->id = request->id;
+    check->first_variant = -1;
+    check->images = 1;
+    uint32_t timeout_ms = request->timeout_ms == 0 ? judge->config.timeout_ms : request->timeout_ms;
+    check->timeout_ms =
+        timeout_ms < VERIFY_TIMEOUT_MS_MAX ? timeout_ms : (uint32_t)VERIFY_TIMEOUT_MS_MAX;
+    check->deadline_ns = clock_ns() + (uint64_t)check->timeout_ms * 1000000;
+    check->is_fraction = strcmp(request->fraction_mode, "fraction") == 0;
+    check->is_any = strcmp(request->fraction_mode, "any") == 0;
+    struct error err = {0};
+    int code = judge_parts_read(&check->parts, request, &err);
+    if (code < 0) {
+        settle(check, code == -ENOMEM ? OUTCOME_INFRASTRUCTURE : OUTCOME_MALFORMED, err.text);
+        finish(check);
+        return;
+    }
+    begin(check);
+}
+
+struct judge_stats judge_stats(const struct judge *judge)
+{
+    struct judge_stats stats = judge->stats;
+    if (judge->programs != NULL) {
+        stats.programs = cache_stats(judge->programs);
+        stats.verdict_cache = cache_stats(judge->verdicts);
+    }
+    return stats;
+}

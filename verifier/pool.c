@@ -1,0 +1,378 @@
+#include "verifier/pool.h"
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    VARIANTS = VERIFY_IMAGES_MAX,
+    QUEUE_ANY = VARIANTS,   // runs that any image may take
+    FIRST_VARIANTS = 2,     // started at once
+    START_FAILURES_MAX = 3, // in a row: then the pool gives its runs back
+    RETRY_MS = 1000,        // and tries again after this
+};
+
+struct slot {
+    struct image *image;
+    struct pool *pool;
+    struct pool_run *run;
+    int variant;
+    bool ready; // it has been idle at least once
+    bool idle;
+};
+
+struct pool {
+    uv_loop_t *loop;
+    struct pool_config config;
+    pool_ready_fn *on_ready; // NULL after the call
+    void *context;
+    uv_timer_t retry;
+    struct pool_run *queue[VARIANTS + 1];
+    int waiting[VARIANTS + 1];
+    struct slot **slots; // [slot_count], at most workers * VARIANTS
+    int slot_count;
+    int running;
+    int start_failures;
+    struct error last_failure;
+    bool closing;
+    struct pool_stats stats;
+};
+
+// --- queues: leftist heaps, oldest deadline on top ---
+
+static int rank_of(const struct pool_run *run)
+{
+    return run == NULL ? 0 : run->rank;
+}
+
+static struct pool_run *merge(struct pool_run *a, struct pool_run *b)
+{
+    if (a == NULL || b == NULL) {
+        return a == NULL ? b : a;
+    }
+    if (b->deadline_ns < a->deadline_ns) {
+        struct pool_run *swap = a;
+        a = b;
+        b = swap;
+    }
+    a->right = merge(a->right, b); // as deep as the logarithm of the queue
+    if (rank_of(a->left) < rank_of(a->right)) {
+        struct pool_run *swap = a->left;
+        a->left = a->right;
+        a->right = swap;
+    }
+    a->rank = rank_of(a->right) + 1;
+    return a;
+}
+
+static int queue_of(const struct pool_run *run)
+{
+    return run->variant == POOL_ANY_VARIANT ? QUEUE_ANY : run->variant;
+}
+
+static void push(struct pool *pool, struct pool_run *run)
+{
+    int queue = queue_of(run);
+    run->left = run->right = NULL;
+    run->rank = 1;
+    pool->queue[queue] = merge(pool->queue[queue], run);
+    pool->waiting[queue]++;
+}
+
+static struct pool_run *pop(struct pool *pool, int queue)
+{
+    struct pool_run *run = pool->queue[queue];
+    if (run != NULL) {
+        pool->queue[queue] = merge(run->left, run->right);
+        pool->waiting[queue]--;
+    }
+    return run;
+}
+
+// The run that an image of `variant` takes next.
+static struct pool_run *pop_for(struct pool *pool, int variant)
+{
+    struct pool_run *own = pool->queue[variant];
+    struct pool_run *any = pool->queue[QUEUE_ANY];
+    bool take_own = own != NULL && (any == NULL || own->deadline_ns <= any->deadline_ns);
+    return pop(pool, take_own ? variant : QUEUE_ANY);
+}
+
+// --- images ---
+
+static const struct image_events events;
+
+static int count_of(const struct pool *pool, int variant, bool starting)
+{
+    int count = 0;
+    for (int i = 0; i < pool->slot_count; i++) {
+        const struct slot *slot = pool->slots[i];
+        count += slot->variant == variant && (!starting || !slot->ready);
+    }
+    return count;
+}
+
+static void remove_slot(struct pool *pool, struct slot *slot)
+{
+    for (int i = 0; i < pool->slot_count; i++) {
+        if (pool->slots[i] == slot) {
+            pool->slots[i] = pool->slots[--pool->slot_count];
+            break;
+        }
+    }
+    image_close(slot->image);
+    free(slot);
+}
+
+static void note_failure(struct pool *pool, const char *text);
+
+static void start_image(struct pool *pool, int variant)
+{
+    struct slot *slot = calloc(1, sizeof(*slot));
+    struct error err = {0};
+    CHECK(slot != NULL);
+    *slot = (struct slot){.pool = pool, .variant = variant};
+    struct image_config config = {
+        .backend = pool->config.backend,
+        .isolation = pool->config.isolation,
+        .variant = variant,
+        .memory_mb = pool->config.memory_mb,
+        .forbidden = pool->config.forbidden,
+    };
+    pool->slots[pool->slot_count++] = slot;
+    if (image_create(&slot->image, pool->loop, &config, &events, slot, &err) < 0) {
+        remove_slot(pool, slot);
+        note_failure(pool, err.text);
+    }
+}
+
+// Starts images for runs that none can take soon.
+static void grow(struct pool *pool)
+{
+    if (pool->start_failures >= START_FAILURES_MAX) {
+        return;
+    }
+    for (int variant = 0; variant < VARIANTS; variant++) {
+        int starting = count_of(pool, variant, true);
+        if (pool->waiting[variant] > starting &&
+            count_of(pool, variant, false) < pool->config.workers) {
+            start_image(pool, variant);
+            return; // the next turn looks again
+        }
+    }
+    int starting = 0;
+    int best = 0;
+    for (int variant = 0; variant < FIRST_VARIANTS; variant++) {
+        starting += count_of(pool, variant, true);
+        best = count_of(pool, variant, false) < count_of(pool, best, false) ? variant : best;
+    }
+    if (pool->waiting[QUEUE_ANY] > starting && pool->slot_count < pool->config.workers) {
+        start_image(pool, best);
+    }
+}
+
+static void dispatch(struct pool *pool)
+{
+    for (int i = 0; i < pool->slot_count && pool->running < pool->config.workers; i++) {
+        struct slot *slot = pool->slots[i];
+        struct pool_run *run = slot->idle ? pop_for(pool, slot->variant) : NULL;
+        if (run != NULL) {
+            slot->idle = false;
+            slot->run = run;
+            pool->running++;
+            image_run(slot->image, &run->job);
+        }
+    }
+    if (!pool->closing && pool->running < pool->config.workers) {
+        grow(pool);
+    }
+}
+
+// --- when nothing can be started ---
+
+static void give_back(struct pool *pool)
+{
+    struct image_result result = {.outcome = OUTCOME_INFRASTRUCTURE,
+                                  .exception = "",
+                                  .detail = pool->last_failure.text,
+                                  .repr = ""};
+    for (int queue = 0; queue <= VARIANTS; queue++) {
+        for (struct pool_run *run; !pool->closing && (run = pop(pool, queue)) != NULL;) {
+            run->done(run, 0, &result);
+        }
+    }
+}
+
+static void on_retry(uv_timer_t *timer)
+{
+    struct pool *pool = timer->data;
+    pool->start_failures = START_FAILURES_MAX - 1; // one more try
+    dispatch(pool);
+}
+
+static void tell_ready(struct pool *pool, const struct error *failure)
+{
+    pool_ready_fn *on_ready = pool->on_ready;
+    pool->on_ready = NULL;
+    if (on_ready != NULL) {
+        on_ready(pool->context, failure);
+    }
+}
+
+static void note_failure(struct pool *pool, const char *text)
+{
+    (void)error_set(&pool->last_failure, -EIO, "%s", text);
+    if (++pool->start_failures < START_FAILURES_MAX || pool->closing) {
+        return;
+    }
+    log_error("verifier", "no sandbox can be started: %s", text);
+    tell_ready(pool, &pool->last_failure);
+    give_back(pool);
+    if (!pool->closing) {
+        (void)uv_timer_start(&pool->retry, on_retry, RETRY_MS, 0);
+    }
+}
+
+// --- events of images ---
+
+static bool first_are_ready(const struct pool *pool)
+{
+    bool ready[FIRST_VARIANTS] = {false};
+    for (int i = 0; i < pool->slot_count; i++) {
+        const struct slot *slot = pool->slots[i];
+        if (slot->variant < FIRST_VARIANTS && slot->ready) {
+            ready[slot->variant] = true;
+        }
+    }
+    return ready[0] && ready[1];
+}
+
+static void on_idle(void *context, struct image *image)
+{
+    struct slot *slot = context;
+    struct pool *pool = slot->pool;
+    if (image_runs(image) >= pool->config.retire_runs) {
+        pool->stats.retired++;
+        remove_slot(pool, slot);
+        dispatch(pool);
+        return;
+    }
+    slot->idle = true;
+    slot->ready = true;
+    pool->start_failures = 0;
+    if (pool->on_ready != NULL && first_are_ready(pool)) {
+        tell_ready(pool, NULL);
+    }
+    dispatch(pool);
+}
+
+static void count_result(struct pool *pool, const struct image_result *result)
+{
+    pool->stats.runs++;
+    pool->stats.timeouts += result->outcome == OUTCOME_TIMEOUT;
+    pool->stats.crashes += result->outcome == OUTCOME_CRASHED;
+}
+
+static void on_ended(void *context, struct image *image, const struct image_result *result)
+{
+    struct slot *slot = context;
+    struct pool *pool = slot->pool;
+    struct pool_run *run = slot->run;
+    slot->run = NULL;
+    pool->running--;
+    if (result->image_lost && run->losses++ == 0) {
+        push(pool, run);
+        return;
+    }
+    count_result(pool, result);
+    run->done(run, image_variant(image), result);
+}
+
+static void on_lost(void *context, struct image *image)
+{
+    struct slot *slot = context;
+    struct pool *pool = slot->pool;
+    bool started = slot->ready;
+    (void)image;
+    pool->stats.lost++;
+    remove_slot(pool, slot);
+    if (!started) {
+        note_failure(pool, "an image did not become ready; its reason is in the log above");
+    }
+    if (pool->on_ready != NULL && !pool->closing && pool->start_failures < START_FAILURES_MAX) {
+        start_image(pool, count_of(pool, 0, false) == 0 ? 0 : 1);
+    }
+    dispatch(pool);
+}
+
+static const struct image_events events = {.idle = on_idle, .ended = on_ended, .lost = on_lost};
+
+// --- the interface ---
+
+int pool_create(struct pool **out, uv_loop_t *loop, const struct pool_config *config,
+                pool_ready_fn *on_ready, void *context, struct error *err)
+{
+    CHECK(config->workers > 0 && config->workers <= VERIFY_WORKERS_MAX);
+    struct pool *pool = calloc(1, sizeof(*pool));
+    struct slot **slots =
+        calloc((size_t)config->workers * VARIANTS + FIRST_VARIANTS, sizeof(struct slot *));
+    if (pool == NULL || slots == NULL) {
+        free(pool);
+        free(slots);
+        return error_set(err, -ENOMEM, "pool: out of memory");
+    }
+    pool->loop = loop;
+    pool->config = *config;
+    pool->on_ready = on_ready;
+    pool->context = context;
+    pool->slots = slots;
+    CHECK(uv_timer_init(loop, &pool->retry) == 0);
+    pool->retry.data = pool;
+    *out = pool;
+    for (int variant = 0; variant < FIRST_VARIANTS; variant++) {
+        start_image(pool, variant);
+    }
+    return 0;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct pool *pool = handle->data;
+    free(pool->slots);
+    free(pool);
+}
+
+void pool_close(struct pool *pool)
+{
+    if (pool == NULL || pool->closing) {
+        return;
+    }
+    pool->closing = true;
+    while (pool->slot_count > 0) {
+        remove_slot(pool, pool->slots[0]);
+    }
+    uv_close((uv_handle_t *)&pool->retry, on_closed);
+}
+
+void pool_submit(struct pool *pool, struct pool_run *run)
+{
+    CHECK(run->variant >= POOL_ANY_VARIANT && run->variant < VARIANTS);
+    run->losses = 0;
+    push(pool, run);
+    dispatch(pool);
+}
+
+struct pool_stats pool_stats(const struct pool *pool)
+{
+    struct pool_stats stats = pool->stats;
+    stats.running = pool->running;
+    stats.images = pool->slot_count;
+    for (int queue = 0; queue <= VARIANTS; queue++) {
+        stats.waiting += pool->waiting[queue];
+    }
+    return stats;
+}

@@ -1,0 +1,72 @@
+// protocol.h: what daemon and image say to each other over two pipes. Both are built together, so
+// the structs travel as they are. The daemon trusts nothing it reads: frames are bounded, at most
+// one FRAME_PROGRAM and then one FRAME_RESULT are taken, and both are only claims about the run.
+#ifndef VERIFIER_PROTOCOL_H
+#define VERIFIER_PROTOCOL_H
+
+#include <stdint.h>
+
+// Descriptors inside an image.
+enum {
+    IMAGE_FD_REQUEST = 3, // read
+    IMAGE_FD_REPLY = 4,   // write
+    IMAGE_FD_CONTROL = 5, // zygote only: children end here, kills come from here
+};
+
+// The first bytes on the request pipe: how the image starts.
+struct image_start {
+    uint32_t zygote;    // 1: fork per request; 0: serve one and be rewound
+    uint32_t isolation; // enum isolation of sandbox.h
+    uint32_t hash_seed;
+    uint32_t recursion_limit;
+    uint32_t clock_tick_ns;
+    uint32_t perturbation;
+    int64_t clock_base_s;
+    uint32_t heap_mb;
+    uint32_t arena_mb;
+    char forbidden[512];
+};
+
+enum image_flag {
+    IMAGE_ENTRY = 1,        // find f, or rename the one function to f; it takes an argument
+    IMAGE_FILTER = 32,      // refuse the imports and names that AZR.md section 3 refuses
+    IMAGE_ONE_FUNCTION = 2, // with ENTRY: helpers and classes beside f are refused
+    IMAGE_COMPILE_ONLY = 4, // stop after the program frame
+    IMAGE_WANT_CODE = 8,    // send FRAME_PROGRAM before anything is executed
+    IMAGE_NO_VALUE = 16,    // the typed value is not wanted, only its repr
+};
+
+// Followed by source (or marshalled code: exactly one of them is not empty) and the typed arguments
+// of literal_parse_arguments.
+struct image_request {
+    uint32_t flags;
+    uint32_t sleep_ms;   // a program that sleeps longer than this in all never wakes
+    uint32_t output_max; // bytes of repr
+    uint32_t source_size;
+    uint32_t code_size;
+    uint32_t arguments_size;
+};
+
+enum image_frame_kind {
+    FRAME_READY = 1,   // once, when the image is prepared; no payload
+    FRAME_PROGRAM = 2, // u32 size, normalized source (size 0: as it came), then marshalled code
+    FRAME_RESULT =
+        3, // u32 outcome, then exception, detail, typed value, repr: each u32 size, bytes
+};
+
+struct image_frame {
+    uint32_t size; // of the payload that follows
+    uint32_t kind;
+};
+
+// Zygote control messages, one packet each.
+struct control_kill { // daemon → zygote: end the child of this run, if it is still there
+    uint64_t run;     // counted from 1; the zygote's n-th child serves the n-th run
+};
+
+struct control_ended { // zygote → daemon: the child of this run is gone
+    int32_t status;    // of waitpid
+    uint32_t cpu_us;
+};
+
+#endif

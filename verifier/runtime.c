@@ -1,0 +1,446 @@
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <marshal.h>
+
+#include "common/base/task.h"
+#include "verifier/runtime.h"
+
+#include <malloc.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// What programs may import: present before the sandbox closes, since there is no file system
+// afterwards. The second image also holds the last ones, so the table of modules differs.
+static const char modules[] =
+    "math typing collections collections.abc re heapq itertools functools string bisect copy "
+    "operator statistics fractions decimal numbers random datetime time json enum dataclasses abc "
+    "contextlib types textwrap array struct cmath unicodedata difflib pprint calendar zlib base64 "
+    "binascii warnings io queue graphlib keyword reprlib weakref inspect traceback "
+    "os sys gc";
+static const char more_modules[] = "colorsys sched fnmatch";
+
+enum { ARENA_ALIGNMENT = 1 << 20, EXCEPTIONS_MAX = 512, READ_CHUNK = 1 << 16 };
+
+// --- memory: one region for small objects, one for malloc; nothing else can be had later ---
+
+static struct {
+    uint8_t *base;
+    size_t size;
+    size_t used;
+    void *free[1024];
+    size_t free_count;
+} arenas;
+
+static void *arena_alloc(void *context, size_t size)
+{
+    (void)context;
+    if (arenas.free_count > 0) {
+        return arenas.free[--arenas.free_count];
+    }
+    if (arenas.used + size > arenas.size) {
+        return NULL;
+    }
+    void *out = arenas.base + arenas.used;
+    arenas.used += size;
+    return out;
+}
+
+static void arena_free(void *context, void *arena, size_t size)
+{
+    (void)context;
+    (void)size;
+    if (arenas.free_count < sizeof(arenas.free) / sizeof(*arenas.free)) {
+        arenas.free[arenas.free_count++] = arena;
+    }
+}
+
+static bool reserve_memory(const struct runtime_config *config)
+{
+    size_t heap = (size_t)config->heap_mb << 20;
+    (void)mallopt(M_MMAP_MAX, 0);
+    (void)mallopt(M_TRIM_THRESHOLD, INT32_MAX);
+    (void)mallopt(M_ARENA_MAX, 1);
+    (void)mallopt(M_TOP_PAD, (int)heap);
+    void *first = malloc(1 << 16); // takes the whole reserve from the kernel, untouched
+    free(first);
+    arenas.size = (size_t)config->arena_mb << 20;
+    uint8_t *base = mmap(NULL, arenas.size + ARENA_ALIGNMENT, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (first == NULL || base == MAP_FAILED) {
+        return false;
+    }
+    uintptr_t mask = ARENA_ALIGNMENT - 1;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): rounding an address up
+    arenas.base = (uint8_t *)(((uintptr_t)base + mask) & ~mask);
+    (void)madvise(base, arenas.size + ARENA_ALIGNMENT, MADV_NOHUGEPAGE);
+    PyObjectArenaAllocator allocator = {NULL, arena_alloc, arena_free};
+    PyObject_SetArenaAllocator(&allocator);
+    return true;
+}
+
+// --- the names of exceptions, by type pointer, from before any program ran ---
+
+static struct {
+    PyTypeObject *type[EXCEPTIONS_MAX];
+    char name[EXCEPTIONS_MAX][48];
+    size_t count;
+} exceptions;
+
+static void note_exceptions(PyObject *type)
+{
+    if (exceptions.count == EXCEPTIONS_MAX) {
+        return;
+    }
+    const char *name = strrchr(((PyTypeObject *)type)->tp_name, '.');
+    exceptions.type[exceptions.count] = (PyTypeObject *)type;
+    (void)snprintf(exceptions.name[exceptions.count], sizeof(exceptions.name[0]), "%s",
+                   name == NULL ? ((PyTypeObject *)type)->tp_name : name + 1);
+    exceptions.count++;
+    PyObject *children = PyObject_CallMethod(type, "__subclasses__", NULL);
+    for (Py_ssize_t i = 0; children != NULL && i < PyList_GET_SIZE(children); i++) {
+        note_exceptions(PyList_GET_ITEM(children, i));
+    }
+    Py_XDECREF(children);
+    PyErr_Clear();
+}
+
+// A program's own type keeps its name, unless it wears that of a known one.
+static const char *exception_name(PyTypeObject *type, char *out, size_t size)
+{
+    for (size_t i = 0; i < exceptions.count; i++) {
+        if (exceptions.type[i] == type) {
+            return exceptions.name[i];
+        }
+    }
+    (void)snprintf(out, size, "%s", type->tp_name);
+    for (size_t i = 0; i < exceptions.count; i++) {
+        if (strcmp(exceptions.name[i], out) == 0) {
+            return "UserException";
+        }
+    }
+    return out;
+}
+
+// --- start ---
+
+static bool start_python(const struct runtime_config *config)
+{
+    PyConfig python;
+    PyConfig_InitIsolatedConfig(&python);
+    python.site_import = 0;
+    python.install_signal_handlers = 0;
+    python.write_bytecode = 0;
+    python.use_hash_seed = 1;
+    python.hash_seed = config->hash_seed;
+    PyStatus status = PyConfig_SetBytesString(&python, &python.home, PYTHON_HOME);
+    if (!PyStatus_Exception(status)) {
+        status = PyConfig_SetBytesString(&python, &python.program_name, PYTHON_HOME "/bin/python3");
+    }
+    if (!PyStatus_Exception(status)) {
+        status = Py_InitializeFromConfig(&python);
+    }
+    PyConfig_Clear(&python);
+    if (PyStatus_Exception(status)) {
+        (void)fprintf(stderr, "image: Python does not start: %s\n",
+                      status.err_msg == NULL ? "unknown" : status.err_msg);
+        return false;
+    }
+    return true;
+}
+
+static bool import_modules(const char *names)
+{
+    char name[64];
+    for (const char *at = names; *at != '\0';) {
+        size_t size = strcspn(at, " ");
+        (void)snprintf(name, sizeof(name), "%.*s", (int)size, at);
+        PyObject *module = PyImport_ImportModule(name);
+        if (module == NULL) {
+            PyErr_Print();
+            (void)fprintf(stderr, "image: cannot import %s\n", name);
+            return false;
+        }
+        Py_DECREF(module);
+        at += size + strspn(at + size, " ");
+    }
+    return true;
+}
+
+static const char quiet[] = "import gc, sys, io, os, random\n"
+                            "class _Null(io.TextIOBase):\n"
+                            "    def write(self, text):\n"
+                            "        return len(text)\n"
+                            "sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = _Null()\n"
+                            "sys.stdin = sys.__stdin__ = None\n"
+                            "sys.path.clear()\n"
+                            "sys.meta_path[:] = sys.meta_path[:2]\n"
+                            "sys.path_hooks.clear()\n"
+                            "sys.path_importer_cache.clear()\n"
+                            "sys.argv = ['']\n"
+                            "os.environ.clear()\n"
+                            "gc.collect()\n"
+                            "gc.freeze()\n";
+
+// Objects and heap blocks that shift what comes later.
+static void perturb(uint32_t amount)
+{
+    for (uint32_t i = 0; i < amount; i++) {
+        void *block = malloc(16 + 16 * (size_t)(i % 23)); // kept for good
+        PyObject *object = i % 3 == 0   ? PyList_New((Py_ssize_t)(i % 7))
+                           : i % 3 == 1 ? PyDict_New()
+                                        : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(i % 97));
+        if (block == NULL || object == NULL) {
+            PyErr_Clear();
+        }
+    }
+}
+
+// One compile, tree and call, so that what CPython builds lazily is in place.
+static bool warm_up(void)
+{
+    static const char program[] = "import math\n"
+                                  "def g(x):\n"
+                                  "    return sorted({str(i): math.sqrt(i) for i in x}.items())\n";
+    for (int i = 0; i < 3; i++) {
+        struct runtime_source source;
+        runtime_source_compile(&source, program, sizeof(program) - 1, IMAGE_ENTRY | IMAGE_FILTER);
+        if (source.code == NULL) {
+            (void)fprintf(stderr, "image: warm-up: %s\n", source.detail);
+            return false;
+        }
+        PyObject *globals = PyDict_New();
+        (void)PyDict_SetItemString(globals, "__builtins__", PyEval_GetBuiltins());
+        PyObject *done = PyEval_EvalCode(source.code, globals, globals);
+        PyObject *f = done == NULL ? NULL : PyDict_GetItemString(globals, "f");
+        PyObject *result = f == NULL ? NULL : PyObject_CallFunction(f, "((ii))", 1, 2);
+        PyObject *repr = result == NULL ? NULL : PyObject_Repr(result);
+        bool good = repr != NULL;
+        if (!good) {
+            PyErr_Print();
+        }
+        Py_XDECREF(repr);
+        Py_XDECREF(result);
+        Py_XDECREF(done);
+        Py_XDECREF(globals);
+        Py_XDECREF(source.code);
+        Py_XDECREF(source.normalized);
+        if (!good) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool runtime_prepare(const struct runtime_config *config)
+{
+    if (!reserve_memory(config)) {
+        (void)fprintf(stderr, "image: cannot reserve memory\n");
+        return false;
+    }
+    if (!start_python(config) || !import_modules(modules) ||
+        (config->perturbation > 0 && !import_modules(more_modules)) ||
+        !runtime_source_prepare(config->forbidden)) {
+        return false;
+    }
+    perturb(config->perturbation);
+    note_exceptions(PyExc_BaseException);
+    if (!warm_up()) {
+        return false;
+    }
+    runtime_clock_start(config->clock_base_s, config->clock_tick_ns);
+    Py_SetRecursionLimit((int)config->recursion_limit);
+    return true;
+}
+
+void runtime_detach(void)
+{
+    (void)PyRun_SimpleString(quiet);
+}
+
+// --- one run ---
+
+static void write_all(const void *data, size_t size)
+{
+    const uint8_t *at = data;
+    while (size > 0) {
+        ssize_t done = write(IMAGE_FD_REPLY, at, size);
+        if (done <= 0) {
+            _exit(1); // the daemon is gone
+        }
+        at += done;
+        size -= (size_t)done;
+    }
+}
+
+static void read_all(void *data, size_t size)
+{
+    uint8_t *at = data;
+    while (size > 0) {
+        ssize_t done = read(IMAGE_FD_REQUEST, at, size);
+        if (done <= 0) {
+            _exit(0); // the daemon has closed the pipe
+        }
+        at += done;
+        size -= (size_t)done;
+    }
+}
+
+static void begin_frame(struct bytes *out, uint32_t kind)
+{
+    struct image_frame frame = {.kind = kind};
+    bytes_clear(out);
+    bytes_append(out, &frame, sizeof(frame));
+}
+
+static void end_frame(struct bytes *out)
+{
+    struct image_frame frame;
+    if (out->failed) {
+        _exit(2); // no memory left to say so; the daemon sees the end
+    }
+    memcpy(&frame, out->data, sizeof(frame));
+    frame.size = (uint32_t)(out->size - sizeof(frame));
+    memcpy(out->data, &frame, sizeof(frame));
+    write_all(out->data, out->size);
+}
+
+static void append_run(struct bytes *out, const void *data, size_t size)
+{
+    bytes_append_u32(out, (uint32_t)size);
+    bytes_append(out, data, size);
+}
+
+static void reply(enum outcome outcome, const char *exception, const char *detail)
+{
+    struct bytes out = {0};
+    begin_frame(&out, FRAME_RESULT);
+    bytes_append_u32(&out, outcome);
+    append_run(&out, exception, strlen(exception));
+    append_run(&out, detail, strlen(detail));
+    append_run(&out, NULL, 0);
+    append_run(&out, NULL, 0);
+    end_frame(&out);
+}
+
+// The exception that is set becomes the reply.
+static void reply_raised(void)
+{
+    char own[64];
+    PyObject *type = PyErr_Occurred();
+    const char *name = type == NULL || !PyType_Check(type)
+                           ? "SystemError"
+                           : exception_name((PyTypeObject *)type, own, sizeof(own));
+    reply(type == PyExc_MemoryError ? OUTCOME_OUT_OF_MEMORY : OUTCOME_RAISED, name, "");
+}
+
+static void reply_value(PyObject *value, const struct image_request *request)
+{
+    struct bytes out = {0};
+    struct bytes typed = {0};
+    size_t typed_max = 8 * (size_t)request->output_max + 64; // more than any repr of that size
+    enum encode_status status = runtime_encode(&typed, value, typed_max);
+    if (status == ENCODE_UNSUPPORTED) {
+        char detail[128];
+        (void)snprintf(detail, sizeof(detail), "the result is or holds a %.60s",
+                       Py_TYPE(value)->tp_name);
+        reply(OUTCOME_UNSUPPORTED_VALUE, "", detail);
+        return;
+    }
+    PyObject *repr = status == ENCODE_DONE ? PyObject_Repr(value) : NULL;
+    Py_ssize_t size = 0;
+    const char *text = repr == NULL ? NULL : PyUnicode_AsUTF8AndSize(repr, &size);
+    if (text == NULL || (size_t)size > request->output_max) {
+        reply(OUTCOME_OUTPUT_TOO_LARGE, "", "");
+        return;
+    }
+    begin_frame(&out, FRAME_RESULT);
+    bytes_append_u32(&out, OUTCOME_OK);
+    append_run(&out, NULL, 0);
+    append_run(&out, NULL, 0);
+    append_run(&out, typed.data, (request->flags & IMAGE_NO_VALUE) != 0 ? 0 : typed.size);
+    append_run(&out, text, (size_t)size);
+    end_frame(&out);
+}
+
+static void reply_program(const struct runtime_source *source)
+{
+    struct bytes out = {0};
+    PyObject *code = PyMarshal_WriteObjectToString(source->code, Py_MARSHAL_VERSION);
+    begin_frame(&out, FRAME_PROGRAM);
+    if (source->normalized != NULL) {
+        append_run(&out, PyBytes_AS_STRING(source->normalized),
+                   (size_t)PyBytes_GET_SIZE(source->normalized));
+    } else {
+        append_run(&out, NULL, 0);
+    }
+    if (code != NULL) {
+        bytes_append(&out, PyBytes_AS_STRING(code), (size_t)PyBytes_GET_SIZE(code));
+    }
+    PyErr_Clear();
+    Py_XDECREF(code);
+    end_frame(&out);
+    bytes_finish(&out);
+}
+
+static void execute(PyObject *code, const struct image_request *request, const uint8_t *arguments)
+{
+    PyObject *globals = PyModule_GetDict(PyImport_AddModule("__main__"));
+    PyObject *done = PyEval_EvalCode(code, globals, globals);
+    PyObject *f = done == NULL ? NULL : PyDict_GetItemString(globals, "f");
+    if (done != NULL && f == NULL) {
+        PyErr_SetString(PyExc_NameError, "name 'f' is not defined");
+    }
+    PyObject *positional = NULL;
+    PyObject *keywords = NULL;
+    if (f == NULL ||
+        !runtime_decode_arguments(&positional, &keywords, arguments, request->arguments_size)) {
+        reply_raised();
+        return;
+    }
+    PyObject *value = PyObject_Call(f, positional, keywords);
+    if (value == NULL) {
+        reply_raised();
+    } else {
+        reply_value(value, request);
+    }
+}
+
+void runtime_serve(void)
+{
+    struct image_request request;
+    read_all(&request, sizeof(request));
+    size_t size = (size_t)request.source_size + request.code_size + request.arguments_size;
+    uint8_t *body = malloc(size + 2);
+    if (body == NULL) {
+        reply(OUTCOME_OUT_OF_MEMORY, "", "the request is larger than the sandbox");
+        return;
+    }
+    read_all(body, request.source_size);
+    body[request.source_size] = '\0'; // the compiler reads a C string
+    uint8_t *code_at = body + request.source_size + 1;
+    read_all(code_at, (size_t)request.code_size + request.arguments_size);
+    runtime_clock_limit(request.sleep_ms);
+
+    struct runtime_source source = {0};
+    if (request.code_size > 0) {
+        source.code =
+            PyMarshal_ReadObjectFromString((const char *)code_at, (Py_ssize_t)request.code_size);
+        source.outcome = OUTCOME_INFRASTRUCTURE;
+    } else {
+        runtime_source_compile(&source, (const char *)body, request.source_size, request.flags);
+    }
+    if (source.code == NULL) {
+        reply(source.outcome, "", source.detail);
+        return;
+    }
+    if ((request.flags & IMAGE_WANT_CODE) != 0 && request.code_size == 0) {
+        reply_program(&source);
+    }
+    if ((request.flags & IMAGE_COMPILE_ONLY) != 0) {
+        reply(OUTCOME_OK, "", "");
+        return;
+    }
+    execute(source.code, &request, code_at + request.code_size);
+}

@@ -1,0 +1,65 @@
+// runtime.h: what runs inside an image. A CPython interpreter is started once, prepared, and then
+// runs one request: compile, check, call f, describe the result. Nothing here decides a verdict;
+// the daemon does (judge.h).
+//
+// The image is a program of its own (runtime_main.c), linked statically with CPython in several
+// layouts, so that addresses differ between images.
+#ifndef VERIFIER_RUNTIME_H
+#define VERIFIER_RUNTIME_H
+
+#include "verifier/bytes.h"
+#include "verifier/protocol.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+// How this image differs from its siblings in what a program must not depend on.
+struct runtime_config {
+    uint32_t hash_seed;
+    uint32_t recursion_limit;
+    int64_t clock_base_s;   // the virtual clock begins here
+    uint32_t clock_tick_ns; // and moves by this at each look
+    uint32_t perturbation;  // objects and heap blocks made in advance
+    uint32_t heap_mb;       // malloc, and
+    uint32_t arena_mb;      // small objects: all that a run can allocate
+    const char *forbidden;  // modules, separated by spaces
+};
+
+// runtime_prepare starts the interpreter, imports what programs may use and runs one warm-up.
+// Returns false after printing the reason on standard error.
+bool runtime_prepare(const struct runtime_config *config);
+
+// runtime_detach forgets what ties the interpreter to the host's files. Called last before the
+// sandbox closes.
+void runtime_detach(void);
+
+// runtime_serve reads one request, runs it and writes its frames. The process is of no further use
+// afterwards: the caller restores it or lets it end.
+void runtime_serve(void);
+
+// --- between the runtime's files ---
+
+// Python value → typed form and back (runtime_value.c).
+enum encode_status { ENCODE_DONE, ENCODE_UNSUPPORTED, ENCODE_TOO_LARGE };
+struct _object;
+enum encode_status runtime_encode(struct bytes *out, struct _object *value, size_t size_max);
+// New references, or NULL with a Python error. *keywords may come back NULL.
+bool runtime_decode_arguments(struct _object **arguments, struct _object **keywords,
+                              const uint8_t *typed, size_t size);
+
+// A program's source (runtime_source.c): compiled code, or an outcome and a sentence.
+struct runtime_source {
+    struct _object *code;       // new reference; NULL: refused
+    struct _object *normalized; // new reference to bytes when the text was changed, else NULL
+    uint32_t outcome;
+    char detail[160];
+};
+bool runtime_source_prepare(const char *forbidden);
+void runtime_source_compile(struct runtime_source *out, const char *text, size_t size,
+                            uint32_t flags);
+
+// The virtual clock (runtime_clock.c), which replaces libc's for CPython's calls.
+void runtime_clock_start(int64_t base_s, uint32_t tick_ns);
+void runtime_clock_limit(uint32_t sleep_ms);
+
+#endif

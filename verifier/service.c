@@ -1,0 +1,89 @@
+#include "verifier/service.h"
+
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "verifier/spawn.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum {
+    RETIRE_RUNS = 50000, // an image is replaced after so many runs
+    IMAGES_RISKY = 4,    // interpreters for a program that looks risky
+};
+
+static int choose_isolation(enum isolation *out, enum isolation least, struct error *err)
+{
+    struct error why = {0};
+    *out = spawn_probe(&why);
+    if (*out > least) {
+        return error_set(err, -EPERM,
+                         "verifier.isolation: %s is wanted and this host offers %s: %s; allow it "
+                         "there, or accept verifier.isolation=%s",
+                         isolation_name(least), isolation_name(*out), why.text,
+                         isolation_name(*out));
+    }
+    if (why.text[0] != '\0') {
+        log_warn("verifier", "isolation is %s: %s", isolation_name(*out), why.text);
+    }
+    return 0;
+}
+
+static int choose_backend(enum backend_choice *out, int choice, struct error *err)
+{
+    if (choice == BACKEND_REWIND) {
+        return error_set(err, -ENOTSUP, "verifier.backend: rewind is not built in");
+    }
+    *out = BACKEND_ZYGOTE;
+    return 0;
+}
+
+int service_open(struct service *out, uv_loop_t *loop, const struct run_config *config,
+                 bool use_cache, pool_ready_fn *on_ready, void *context, struct error *err)
+{
+    *out = (struct service){0};
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    out->workers =
+        config->verifier.workers > 0 ? (int)config->verifier.workers : (int)(cores > 0 ? cores : 1);
+    int code = choose_isolation(&out->isolation, (enum isolation)config->verifier.isolation, err);
+    code = code < 0 ? code : choose_backend(&out->backend, config->verifier.backend, err);
+    if (code < 0) {
+        return code;
+    }
+    struct pool_config pool = {
+        .workers = out->workers,
+        .backend = out->backend,
+        .isolation = out->isolation,
+        .memory_mb = (uint32_t)config->verifier.memory_mb,
+        .retire_runs = RETIRE_RUNS,
+        .forbidden = config->verifier.forbid,
+    };
+    int images = (int)config->verifier.images;
+    struct judge_config judge = {
+        .images = images,
+        .images_risky = images > IMAGES_RISKY ? images : IMAGES_RISKY,
+        .timeout_ms = (uint32_t)config->verifier.timeout_ms,
+        .allow_none = config->verifier.allow_none,
+        .multiple_functions = config->verifier.multiple_functions,
+        .cache_bytes = use_cache ? VERIFY_CACHE_BYTES_MAX : 0,
+    };
+    code = pool_create(&out->pool, loop, &pool, on_ready, context, err);
+    code = code < 0 ? code : judge_create(&out->judge, out->pool, &judge, err);
+    if (code < 0) {
+        service_close(out);
+        return code;
+    }
+    (void)snprintf(out->description, sizeof(out->description), "%s, %s, %d worker%s",
+                   backend_name(out->backend), isolation_name(out->isolation), out->workers,
+                   out->workers == 1 ? "" : "s");
+    return 0;
+}
+
+void service_close(struct service *service)
+{
+    pool_close(service->pool);
+    judge_destroy(service->judge);
+    service->pool = NULL;
+    service->judge = NULL;
+}

@@ -1,0 +1,302 @@
+#include "verifier/spawn.h"
+
+#include "common/base/check.h"
+#include "verifier/protocol.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    NOBODY = 65534,             // whom a root daemon's images run as
+    DESCRIPTOR_LOW = 64,        // ours are moved above what the child's numbers need
+    PIPE_BYTES = 1 << 20,       // a whole request or reply fits, so that neither side waits
+    NAMESPACE_FAILED_EXIT = 71, // of a probe's child
+};
+
+static const uint64_t namespaces = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET |
+                                   CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+
+const char *isolation_name(enum isolation isolation)
+{
+    static const char *const names[] = {"strict", "namespaces", "process"};
+    CHECK((unsigned)isolation <= ISOLATION_PROCESS);
+    return names[isolation];
+}
+
+static void close_one(int *descriptor)
+{
+    if (*descriptor >= 0) {
+        (void)close(*descriptor);
+    }
+    *descriptor = -1;
+}
+
+static int move_high(int *descriptor)
+{
+    int moved = fcntl(*descriptor, F_DUPFD_CLOEXEC, DESCRIPTOR_LOW);
+    if (moved < 0) {
+        return -errno;
+    }
+    (void)close(*descriptor);
+    *descriptor = moved;
+    return 0;
+}
+
+// What the child is given, and the gate at which it waits until its identity is mapped.
+struct ends {
+    int request;
+    int reply;
+    int control;
+    int gate[2];
+    int program;
+};
+
+static void close_ends(struct ends *ends)
+{
+    close_one(&ends->request);
+    close_one(&ends->reply);
+    close_one(&ends->control);
+    close_one(&ends->gate[0]);
+    close_one(&ends->gate[1]);
+    close_one(&ends->program);
+}
+
+static int open_program(int layout)
+{
+    char path[4096];
+    ssize_t size = readlink("/proc/self/exe", path, sizeof(path) - 32);
+    if (size < 0) {
+        return -errno;
+    }
+    path[size] = '\0';
+    char *slash = strrchr(path, '/');
+    CHECK(slash != NULL);
+    (void)snprintf(slash, 32, "/kelvin-image-%d", layout % SPAWN_LAYOUTS);
+    int program = open(path, O_RDONLY | O_CLOEXEC);
+    return program < 0 ? -errno : program;
+}
+
+static int open_pipes(struct spawned *out, struct ends *ends)
+{
+    int request[2];
+    int reply[2];
+    int control[2];
+    if (pipe2(request, O_CLOEXEC) < 0) {
+        return -errno;
+    }
+    out->request = request[1];
+    ends->request = request[0];
+    if (pipe2(reply, O_CLOEXEC) < 0) {
+        return -errno;
+    }
+    out->reply = reply[0];
+    ends->reply = reply[1];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0) {
+        return -errno;
+    }
+    out->control = control[0];
+    ends->control = control[1];
+    if (pipe2(ends->gate, O_CLOEXEC) < 0) {
+        return -errno;
+    }
+    int *all[] = {&ends->request, &ends->reply, &ends->control, &ends->gate[0], &ends->program};
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+        int code = move_high(all[i]);
+        if (code < 0) {
+            return code;
+        }
+    }
+    // Smaller pipes work too, with more turns of the loop.
+    (void)fcntl(out->request, F_SETPIPE_SZ, PIPE_BYTES);
+    (void)fcntl(out->reply, F_SETPIPE_SZ, PIPE_BYTES);
+    int ours[] = {out->request, out->reply, out->control};
+    for (size_t i = 0; i < sizeof(ours) / sizeof(*ours); i++) {
+        if (fcntl(ours[i], F_SETFL, O_NONBLOCK) < 0) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+// --- in the child: only system calls, since the parent may have threads ---
+
+static bool take_identity(enum isolation isolation, uid_t daemon)
+{
+    bool mapped = isolation != ISOLATION_PROCESS;
+    if (!mapped && daemon != 0) {
+        return true;
+    }
+    id_t id = mapped ? 0 : NOBODY;         // the map makes 0 of a host user without rights
+    (void)syscall(SYS_setgroups, 0, NULL); // refused to an ordinary user, who has set "deny"
+    return syscall(SYS_setresgid, id, id, id) == 0 && syscall(SYS_setresuid, id, id, id) == 0;
+}
+
+static _Noreturn void become_image(const struct ends *ends, enum isolation isolation, uid_t daemon)
+{
+    char byte = 0;
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    (void)close(ends->gate[1]);
+    bool open = read(ends->gate[0], &byte, 1) == 1 && take_identity(isolation, daemon);
+    (void)setsid();
+    open = open && dup2(ends->request, IMAGE_FD_REQUEST) >= 0 &&
+           dup2(ends->reply, IMAGE_FD_REPLY) >= 0 && dup2(ends->control, IMAGE_FD_CONTROL) >= 0;
+    sigset_t none;
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    if (open && syscall(SYS_close_range, IMAGE_FD_CONTROL + 1, ~0U, CLOSE_RANGE_CLOEXEC) == 0) {
+        static char name[] = "kelvin-image";
+        char *arguments[] = {name, NULL};
+        char *environment[] = {NULL};
+        (void)syscall(SYS_execveat, ends->program, "", arguments, environment, AT_EMPTY_PATH);
+    }
+    _exit(127);
+}
+
+// --- in the parent ---
+
+static int write_file(pid_t pid, const char *name, const char *text)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    if (file < 0) {
+        return -errno;
+    }
+    ssize_t size = (ssize_t)strlen(text);
+    int code = write(file, text, (size_t)size) == size ? 0 : -errno;
+    (void)close(file);
+    return code;
+}
+
+// Inside, the image is user 0 of a namespace that has one user; outside it is an ordinary one.
+static int map_identity(pid_t pid)
+{
+    char map[64];
+    bool root = geteuid() == 0;
+    int code = root ? 0 : write_file(pid, "setgroups", "deny");
+    (void)snprintf(map, sizeof(map), "0 %u 1", root ? NOBODY : (unsigned)geteuid());
+    code = code < 0 ? code : write_file(pid, "uid_map", map);
+    (void)snprintf(map, sizeof(map), "0 %u 1", root ? NOBODY : (unsigned)getegid());
+    return code < 0 ? code : write_file(pid, "gid_map", map);
+}
+
+static pid_t clone_process(uint64_t flags)
+{
+    struct clone_args arguments = {.flags = flags, .exit_signal = SIGCHLD};
+    long pid = syscall(SYS_clone3, &arguments, sizeof(arguments));
+    return pid < 0 ? -errno : (pid_t)pid;
+}
+
+static int start_child(struct spawned *out, struct ends *ends, enum isolation isolation,
+                       struct error *err)
+{
+    uid_t daemon = geteuid();
+    pid_t pid = clone_process(isolation == ISOLATION_PROCESS ? 0 : namespaces);
+    if (pid == 0) {
+        become_image(ends, isolation, daemon);
+    }
+    if (pid < 0) {
+        return error_set(err, pid, "image: cannot start a process%s: %s",
+                         isolation == ISOLATION_PROCESS ? "" : " in new namespaces",
+                         strerror(-pid)); // NOLINT(concurrency-mt-unsafe): the loop's thread alone
+    }
+    out->pid = pid;
+    int code = isolation == ISOLATION_PROCESS ? 0 : map_identity(pid);
+    if (code < 0) {
+        return error_set(err, code, "image: cannot map its user: errno %d", -code);
+    }
+    char byte = 'g';
+    return write(ends->gate[1], &byte, 1) == 1 ? 0 : error_set(err, -errno, "image: gate broken");
+}
+
+int spawn_image(struct spawned *out, int layout, enum isolation isolation, struct error *err)
+{
+    struct ends ends = {.request = -1, .reply = -1, .control = -1, .gate = {-1, -1}};
+    *out = (struct spawned){.pid = -1, .request = -1, .reply = -1, .control = -1};
+    ends.program = open_program(layout);
+    if (ends.program < 0) {
+        return error_set(err, ends.program,
+                         "image: kelvin-image-%d is not beside this program (errno %d); build or "
+                         "install it there",
+                         layout % SPAWN_LAYOUTS, -ends.program);
+    }
+    int code = open_pipes(out, &ends);
+    code = code < 0 ? error_set(err, code, "image: cannot open pipes: errno %d", -code)
+                    : start_child(out, &ends, isolation, err);
+    close_ends(&ends);
+    if (code < 0) {
+        spawn_end(out);
+    }
+    return code;
+}
+
+void spawn_end(struct spawned *spawned)
+{
+    close_one(&spawned->request);
+    close_one(&spawned->reply);
+    close_one(&spawned->control);
+    if (spawned->pid > 0) {
+        (void)kill(spawned->pid, SIGKILL);
+        while (waitpid(spawned->pid, NULL, __WALL) < 0 && errno == EINTR) {
+        }
+    }
+    spawned->pid = -1;
+}
+
+// --- what the host offers ---
+
+// Goes as far as an image will: namespaces, a user, and a mount, which some hosts refuse even
+// there.
+static int try_namespaces(void)
+{
+    int gate[2];
+    if (pipe2(gate, O_CLOEXEC) < 0) {
+        return -errno;
+    }
+    uid_t daemon = geteuid();
+    pid_t pid = clone_process(namespaces);
+    if (pid == 0) {
+        char byte = 0;
+        (void)close(gate[1]);
+        bool good = read(gate[0], &byte, 1) == 1 && take_identity(ISOLATION_NAMESPACES, daemon) &&
+                    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+                    mount("tmpfs", "/tmp", "tmpfs", 0, "size=4k") == 0;
+        _exit(good ? 0 : NAMESPACE_FAILED_EXIT);
+    }
+    (void)close(gate[0]);
+    int code = pid < 0 ? pid : map_identity(pid);
+    char byte = 'g';
+    if (code == 0 && write(gate[1], &byte, 1) != 1) {
+        code = -EIO;
+    }
+    (void)close(gate[1]);
+    int status = 0;
+    if (pid > 0 && waitpid(pid, &status, __WALL) == pid && code == 0 && status != 0) {
+        code = -EPERM;
+    }
+    return code;
+}
+
+enum isolation spawn_probe(struct error *why)
+{
+    int code = try_namespaces();
+    if (code < 0) {
+        (void)error_set(why, code, "user namespaces are not permitted here (errno %d)", -code);
+        return ISOLATION_PROCESS;
+    }
+    return ISOLATION_NAMESPACES;
+}

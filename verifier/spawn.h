@@ -1,0 +1,32 @@
+// spawn.h: the birth of an image process: new namespaces, another identity, three descriptors and
+// nothing else. The rest of the walls is raised by the image itself (sandbox.h).
+#ifndef VERIFIER_SPAWN_H
+#define VERIFIER_SPAWN_H
+
+#include "common/base/error.h"
+#include "verifier/sandbox.h"
+
+#include <sys/types.h>
+
+struct spawned {
+    pid_t pid;
+    int request; // write end, not blocking
+    int reply;   // read end, not blocking
+    int control; // packets to and from a zygote
+};
+
+// spawn_image starts layout `layout` (modulo SPAWN_LAYOUTS). The program lies beside this one; a
+// daemon that runs as root gives its images another user. The image dies with the calling thread.
+enum { SPAWN_LAYOUTS = 4 };
+int spawn_image(struct spawned *out, int layout, enum isolation isolation, struct error *err);
+
+// spawn_end kills the process, waits for it and closes the descriptors.
+void spawn_end(struct spawned *spawned);
+
+// spawn_probe is the strictest isolation that this host lets us have. `why` receives what stopped
+// the next stricter one, or stays empty.
+enum isolation spawn_probe(struct error *why);
+
+const char *isolation_name(enum isolation isolation);
+
+#endif
