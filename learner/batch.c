@@ -117,6 +117,21 @@ static void add_group(struct batch *batch, const struct group *group,
     }
 }
 
+// Trained tokens and how old they are, in versions.
+static void measure_rows(struct batch *batch, uint64_t version)
+{
+    double age = 0.0;
+    for (int32_t i = 0; i < batch->row_count; i++) {
+        const Kelvin__Rollout *rollout = batch->rows[i].play->rollout;
+        batch->tokens_trained += (int64_t)rollout->n_tokens;
+        for (size_t k = 0; k < rollout->n_versions; k++) {
+            const Kelvin__VersionRun *run = rollout->versions[k];
+            age += run->version < version ? (double)(version - run->version) * run->count : 0.0;
+        }
+    }
+    batch->staleness = batch->tokens_trained > 0 ? age / (double)batch->tokens_trained : 0.0;
+}
+
 // Sums become means.
 static void finish_kinds(struct batch *batch)
 {
@@ -349,6 +364,7 @@ int batch_create(struct batch **out, struct group *const *groups, int32_t count,
         add_group(batch, groups[i], config, propose);
     }
     finish_kinds(batch);
+    measure_rows(batch, version);
     int code = compute_advantages(batch, config, err);
     code = code < 0 ? code : build_sequences(batch, config, version, numerics, err);
     if (code < 0) {

@@ -36,6 +36,8 @@ struct batch {
     struct batch_row *rows; // [row_count], in the order of the groups and samples
     int32_t row_count;
     int64_t tokens_sampled; // of all responses in the groups
+    int64_t tokens_trained; // of the rows' responses
+    double staleness;       // mean age in versions of the rows' tokens
     struct batch_kind kinds[KINDS];
     float *floats; // what the sequences point into
     int32_t *ids;

@@ -322,6 +322,11 @@ const struct peer *broker_peers(const struct broker *broker)
     return broker->peers;
 }
 
+struct peer *broker_first(struct broker *broker)
+{
+    return broker->peers;
+}
+
 struct broker_counts broker_counts(const struct broker *broker)
 {
     return broker->counts;

@@ -23,7 +23,7 @@ struct lease {
     int32_t missing;      // results that have not come
     uint64_t *seen;       // [samples/64 + 1] bits
     void *request;        // the caller's, freed by the caller in `release`
-    size_t size;          // bytes of request
+    int role;             // the caller's
     void (*answer)(void); // the caller's callback, cast back by it
     void *context;
     uint64_t tag;
@@ -102,6 +102,7 @@ void broker_leave(struct broker *broker, struct peer *peer, const char *why);
 void broker_tick(struct broker *broker, uint64_t now_ms);
 
 const struct peer *broker_peers(const struct broker *broker); // linked by `next`
+struct peer *broker_first(struct broker *broker);             // the same, to change
 struct broker_counts broker_counts(const struct broker *broker);
 
 #endif

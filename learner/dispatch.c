@@ -36,7 +36,7 @@ struct dispatch {
     struct dispatch_stats stats;
 };
 
-static bool plays(const struct run_config *config, enum task_kind kind)
+bool dispatch_plays(const struct run_config *config, enum task_kind kind)
 {
     const bool on[KINDS] = {config->azr.deduction, config->azr.abduction, config->azr.induction,
                             config->azr.error};
@@ -166,7 +166,7 @@ static void open_solves(struct dispatch *dispatch, struct cohort *cohort)
     struct error err = {0};
     int code = 0;
     for (int kind = 0; kind < KINDS && code == 0; kind++) {
-        if (!plays(dispatch->config, (enum task_kind)kind)) {
+        if (!dispatch_plays(dispatch->config, (enum task_kind)kind)) {
             continue;
         }
         int32_t count = draw_tasks(dispatch, cohort, (enum task_kind)kind, ids);
@@ -262,8 +262,8 @@ static void open_proposals(struct dispatch *dispatch, struct cohort *cohort)
     cohort->proposals = calloc((size_t)batch * KINDS, sizeof(void *));
     CHECK(cohort->proposals != NULL);
     for (int kind = 0; kind < KINDS; kind++) {
-        for (int32_t slot = 0; plays(dispatch->config, (enum task_kind)kind) && slot < batch;
-             slot++) {
+        for (int32_t slot = 0;
+             dispatch_plays(dispatch->config, (enum task_kind)kind) && slot < batch; slot++) {
             cohort->proposals[cohort->proposal_count++] = replay_open(
                 dispatch->replay, cohort->step, (enum task_kind)kind, ROLE_PROPOSE, slot);
         }

@@ -45,6 +45,9 @@ void dispatch_published(struct dispatch *dispatch, uint64_t version);
 // dispatch_requests_max is the room that a hub needs for all that admission lets in.
 int32_t dispatch_requests_max(const struct run_config *config);
 
+// dispatch_plays says whether a kind of task is played.
+bool dispatch_plays(const struct run_config *config, enum task_kind kind);
+
 // dispatch_trains_proposer says whether step `step` trains on proposals.
 bool dispatch_trains_proposer(const struct run_config *config, int64_t step);
 

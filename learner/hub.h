@@ -47,17 +47,17 @@ typedef void hub_rollout_fn(void *context, uint64_t tag, const Kelvin__Rollout *
 
 // hub_verify asks the verifier pool. The request is copied; its id is chosen by the hub. The
 // callback comes on a later turn, once. -EAGAIN: requests_max are open, ask again after a callback.
-int hub_verify(struct hub *hub, const Kelvin__VerifyRequest *request, hub_verdict_fn *on_verdict,
+int hub_verify(struct hub *hub, const Kelvin__VerifyRequest *request, hub_verdict_fn *verdict_fn,
                void *context, uint64_t tag);
 
 // hub_rollout asks the actors for prompt->samples rollouts; the callback comes once per sample, in
 // any order. The prompt is copied; its lease is chosen by the hub.
-int hub_rollout(struct hub *hub, const Kelvin__Prompt *prompt, hub_rollout_fn *on_rollout,
+int hub_rollout(struct hub *hub, const Kelvin__Prompt *prompt, hub_rollout_fn *rollout_fn,
                 void *context, uint64_t tag);
 
 // hub_announce tells every actor, and each that joins later, of the newest weights. The manifest is
 // copied. Its version is what Welcome says.
-int hub_announce(struct hub *hub, const Kelvin__WeightsManifest *manifest, struct error *err);
+void hub_announce(struct hub *hub, const Kelvin__WeightsManifest *manifest);
 
 // hub_drain tells all workers to finish what they have and go; those that join later are told so
 // too.

@@ -1,0 +1,377 @@
+#include "learner/checkpoint.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/file.h"
+#include "common/base/json.h"
+#include "common/base/limits.h"
+#include "common/model/safetensors.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FORMAT = 1, HASH_BYTES = 32, PATH_BYTES = 4096, HASH_CHUNK = 1 << 24 };
+
+// The head of trainer.bin; the arrays weights, m, v and the hash of all follow.
+struct header {
+    char magic[8]; // "KELVINTR"
+    uint64_t format;
+    uint64_t elements;
+    uint64_t layout; // of the parameter table
+    int64_t updates;
+    int64_t step;
+};
+
+// Which parameter lies where: files of another model differ in it.
+static uint64_t layout_of(const struct params *params)
+{
+    uint64_t hash = 1469598103934665603ULL; // FNV-1a
+    for (int32_t i = 0; i < params->count; i++) {
+        const struct param *param = &params->items[i];
+        for (const char *at = param->name; *at != '\0'; at++) {
+            hash = (hash ^ (uint64_t)(unsigned char)*at) * 1099511628211ULL;
+        }
+        hash = (hash ^ (uint64_t)param->shape[0]) * 1099511628211ULL;
+        hash = (hash ^ (uint64_t)param->shape[1]) * 1099511628211ULL;
+    }
+    return hash;
+}
+
+// `dir`/`name` into out [PATH_BYTES].
+static int join(char *out, const char *dir, const char *name, struct error *err)
+{
+    int length = snprintf(out, PATH_BYTES, "%s/%s", dir, name);
+    return length < 0 || length >= PATH_BYTES
+               ? error_set(err, -ENAMETOOLONG, "%s/%s: the name is too long", dir, name)
+               : 0;
+}
+
+void checkpoint_path(char *out, size_t size, const char *run_dir, int64_t step)
+{
+    (void)snprintf(out, size, "%s/checkpoints/step-%lld", run_dir, (long long)step);
+}
+
+static void close_filep(FILE **file)
+{
+    if (*file != NULL) {
+        (void)fclose(*file);
+    }
+}
+
+static int put(FILE *file, crypto_generichash_state *hash, const void *data, size_t size)
+{
+    const unsigned char *bytes = data;
+    while (size > 0) {
+        size_t part = size < HASH_CHUNK ? size : HASH_CHUNK;
+        (void)crypto_generichash_update(hash, bytes, part);
+        if (fwrite(bytes, 1, part, file) != part) {
+            return -EIO;
+        }
+        bytes += part;
+        size -= part;
+    }
+    return 0;
+}
+
+static int write_arrays(FILE *file, const struct params *params, int64_t step,
+                        const struct trainer_arrays *arrays)
+{
+    struct header header = {.format = FORMAT,
+                            .elements = params->elements,
+                            .layout = layout_of(params),
+                            .updates = arrays->updates,
+                            .step = step};
+    memcpy(header.magic, "KELVINTR", sizeof(header.magic));
+    size_t size = params->elements * sizeof(float);
+    crypto_generichash_state hash;
+    (void)crypto_generichash_init(&hash, NULL, 0, HASH_BYTES);
+    int code = put(file, &hash, &header, sizeof(header));
+    code = code < 0 ? code : put(file, &hash, arrays->weights, size);
+    code = code < 0 ? code : put(file, &hash, arrays->m, size);
+    code = code < 0 ? code : put(file, &hash, arrays->v, size);
+    unsigned char digest[HASH_BYTES];
+    (void)crypto_generichash_final(&hash, digest, sizeof(digest));
+    if (code == 0 && fwrite(digest, 1, sizeof(digest), file) != sizeof(digest)) {
+        code = -EIO;
+    }
+    if (code == 0 && (fflush(file) != 0 || fsync(fileno(file)) != 0)) {
+        code = -errno;
+    }
+    return code;
+}
+
+static int write_trainer(const char *dir, const struct params *params, int64_t step,
+                         const struct trainer_arrays *arrays, struct error *err)
+{
+    char path[PATH_BYTES];
+    int code = join(path, dir, "trainer.bin", err);
+    if (code < 0) {
+        return code;
+    }
+    CLEANUP(close_filep) FILE *file = fopen(path, "wbe");
+    code = file == NULL ? -errno : write_arrays(file, params, step, arrays);
+    return code < 0 ? error_set(err, code, "cannot write %s: %s", path, strerrordesc_np(-code)) : 0;
+}
+
+static int copy_file(const char *from_dir, const char *to_dir, const char *name, struct error *err)
+{
+    char path[PATH_BYTES];
+    int code = join(path, from_dir, name, err);
+    if (code < 0 || access(path, F_OK) != 0) {
+        return code; // not every model has every file
+    }
+    CLEANUP(freep) char *data = NULL;
+    size_t size = 0;
+    code = file_read(&data, &size, path, JSON_BYTES_MAX, err);
+    code = code < 0 ? code : join(path, to_dir, name, err);
+    return code < 0 ? code : file_write(path, data, size, err);
+}
+
+// config.json says the type of the weights, which need not be the one that the model came in.
+static int write_config(const struct checkpoint_target *target, const char *dir, struct error *err)
+{
+    char path[PATH_BYTES];
+    CLEANUP(json_decrefp) json_t *config = NULL;
+    int code = join(path, target->model_dir, "config.json", err);
+    code = code < 0 ? code : json_read_file(&config, path, err);
+    if (code < 0) {
+        return code;
+    }
+    const char *key = json_object_get(config, "dtype") != NULL ? "dtype" : "torch_dtype";
+    const char *type = target->published == DTYPE_BF16 ? "bfloat16" : "float32";
+    (void)json_object_set_new(config, key, json_string(type));
+    CLEANUP(freep) char *text = json_dumps(config, JSON_INDENT(2));
+    if (text == NULL) {
+        return error_set(err, -ENOMEM, "%s: out of memory", path);
+    }
+    code = join(path, dir, "config.json", err);
+    return code < 0 ? code : file_write(path, text, strlen(text), err);
+}
+
+static int write_folder(const struct checkpoint_target *target, const char *dir, int64_t step,
+                        const struct trainer_arrays *arrays, struct error *err)
+{
+    static const char *const names[] = {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "generation_config.json",
+        "chat_template.jinja",
+    };
+    int code = file_make_dirs(dir, err);
+    code = code < 0 ? code : write_config(target, dir, err);
+    for (size_t i = 0; code == 0 && i < sizeof(names) / sizeof(*names); i++) {
+        code = copy_file(target->model_dir, dir, names[i], err);
+    }
+    if (code < 0) {
+        return code;
+    }
+    char path[PATH_BYTES];
+    code = join(path, dir, "model.safetensors", err);
+    code = code < 0 ? code
+                    : safetensors_write(path, arrays->weights, target->params, target->shape,
+                                        target->published, err);
+    code = code < 0 ? code : write_trainer(dir, target->params, step, arrays, err);
+    return code < 0 ? code : file_sync_dir(dir, err);
+}
+
+// The step that a folder's name says, or -1.
+static int64_t step_of_name(const char *name)
+{
+    if (strncmp(name, "step-", 5) != 0) {
+        return -1;
+    }
+    char *end = NULL;
+    long long step = strtoll(name + 5, &end, 10);
+    return end == name + 5 || *end != '\0' || step < 0 ? -1 : (int64_t)step;
+}
+
+static int is_step(const struct dirent *entry)
+{
+    return step_of_name(entry->d_name) >= 0;
+}
+
+// The largest step on disk below `below`; -1 when there is none.
+static int64_t largest_below(const char *folder, int64_t below)
+{
+    struct dirent **entries = NULL;
+    int count = scandir(folder, &entries, is_step, NULL);
+    int64_t largest = -1;
+    for (int i = 0; i < count; i++) {
+        int64_t step = step_of_name(entries[i]->d_name);
+        largest = step < below && step > largest ? step : largest;
+        free(entries[i]);
+    }
+    free(entries);
+    return largest;
+}
+
+int checkpoint_latest(const char *run_dir, int64_t *step, struct error *err)
+{
+    char folder[PATH_BYTES];
+    int code = join(folder, run_dir, "checkpoints", err);
+    if (code < 0) {
+        return code;
+    }
+    if (access(folder, F_OK) != 0 && errno != ENOENT) {
+        return error_set(err, -errno, "cannot read %s: %s", folder, strerrordesc_np(errno));
+    }
+    int64_t largest = largest_below(folder, INT64_MAX);
+    *step = largest > 0 ? largest : 0;
+    return 0;
+}
+
+// Removes what is older than the newest `keep` checkpoints.
+static int prune(const char *run_dir, int32_t keep, struct error *err)
+{
+    char folder[PATH_BYTES];
+    int code = join(folder, run_dir, "checkpoints", err);
+    int64_t step = INT64_MAX;
+    for (int32_t i = 0; i < keep && step >= 0; i++) {
+        step = largest_below(folder, step);
+    }
+    for (step = step < 0 ? -1 : largest_below(folder, step); step >= 0 && code == 0;
+         step = largest_below(folder, step)) {
+        char path[PATH_BYTES];
+        checkpoint_path(path, sizeof(path), run_dir, step);
+        code = file_remove_tree(path, err);
+    }
+    return code;
+}
+
+int checkpoint_save(const struct checkpoint_target *target, int64_t step,
+                    const struct trainer_arrays *arrays, struct error *err)
+{
+    char path[PATH_BYTES];
+    char beside[PATH_BYTES];
+    char folder[PATH_BYTES];
+    checkpoint_path(path, sizeof(path), target->run_dir, step);
+    (void)snprintf(folder, sizeof(folder), "%s/checkpoints", target->run_dir);
+    (void)snprintf(beside, sizeof(beside), "%s/checkpoints/.step-%lld.tmp", target->run_dir,
+                   (long long)step);
+    int code = file_remove_tree(beside, err); // of a save that was killed
+    code = code < 0 ? code : write_folder(target, beside, step, arrays, err);
+    code = code < 0 ? code : file_remove_tree(path, err);
+    if (code == 0 && rename(beside, path) != 0) {
+        code = error_set(err, -errno, "cannot rename %s to %s: %s", beside, path,
+                         strerrordesc_np(errno));
+    }
+    if (code < 0) {
+        (void)file_remove_tree(beside, NULL);
+        return code;
+    }
+    code = file_sync_dir(folder, err);
+    return code < 0 ? code : prune(target->run_dir, target->keep, err);
+}
+
+static int check_header(const struct header *header, size_t file_size, int64_t step,
+                        const struct params *params, const char *path, struct error *err)
+{
+    if (memcmp(header->magic, "KELVINTR", sizeof(header->magic)) != 0) {
+        return error_set(err, -EINVAL, "%s is no checkpoint of Kelvin", path);
+    }
+    if (header->format > FORMAT) {
+        return error_set(err, -EINVAL,
+                         "%s has format %llu and this program knows format %d; use the Kelvin that "
+                         "wrote it",
+                         path, (unsigned long long)header->format, FORMAT);
+    }
+    if (header->elements != params->elements || header->layout != layout_of(params)) {
+        return error_set(err, -EINVAL,
+                         "%s belongs to another model (its parameters differ); give the model that "
+                         "the run began with",
+                         path);
+    }
+    size_t wanted = sizeof(*header) + 3 * params->elements * sizeof(float) + HASH_BYTES;
+    if (file_size != wanted || header->step != step) {
+        return error_set(err, -EINVAL,
+                         "%s is cut: %zu bytes instead of %zu; remove this checkpoint to go on "
+                         "from the one before",
+                         path, file_size, wanted);
+    }
+    return 0;
+}
+
+static bool hash_fits(const struct file_map *map)
+{
+    crypto_generichash_state hash;
+    (void)crypto_generichash_init(&hash, NULL, 0, HASH_BYTES);
+    const unsigned char *bytes = map->data;
+    size_t size = map->size - HASH_BYTES;
+    for (size_t at = 0; at < size; at += HASH_CHUNK) {
+        size_t part = size - at < HASH_CHUNK ? size - at : HASH_CHUNK;
+        (void)crypto_generichash_update(&hash, bytes + at, part);
+    }
+    unsigned char digest[HASH_BYTES];
+    (void)crypto_generichash_final(&hash, digest, sizeof(digest));
+    return memcmp(digest, bytes + size, HASH_BYTES) == 0;
+}
+
+static bool all_finite(const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(values[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int load_map(const struct file_map *map, const char *path, int64_t step,
+                    const struct params *params, struct trainer_arrays *arrays, struct error *err)
+{
+    struct header header;
+    if (map->size < sizeof(header)) {
+        return error_set(err, -EINVAL, "%s is cut: %zu bytes; remove this checkpoint", path,
+                         map->size);
+    }
+    memcpy(&header, map->data, sizeof(header));
+    int code = check_header(&header, map->size, step, params, path, err);
+    if (code < 0) {
+        return code;
+    }
+    if (!hash_fits(map)) {
+        return error_set(err, -EINVAL,
+                         "%s is damaged: its hash does not fit; remove this checkpoint to go on "
+                         "from the one before",
+                         path);
+    }
+    const char *bytes = (const char *)map->data + sizeof(header);
+    size_t size = params->elements * sizeof(float);
+    memcpy(arrays->weights, bytes, size);
+    memcpy(arrays->m, bytes + size, size);
+    memcpy(arrays->v, bytes + 2 * size, size);
+    arrays->updates = header.updates;
+    if (!all_finite(arrays->weights, params->elements)) {
+        return error_set(err, -EINVAL, "%s holds a weight that is not a finite number", path);
+    }
+    return 0;
+}
+
+int checkpoint_load(const char *run_dir, int64_t step, const struct params *params,
+                    struct trainer_arrays *arrays, struct error *err)
+{
+    char path[PATH_BYTES];
+    checkpoint_path(path, sizeof(path), run_dir, step);
+    char file[PATH_BYTES];
+    int code = join(file, path, "trainer.bin", err);
+    struct file_map map = {0};
+    code = code < 0 ? code : file_map(&map, file, err);
+    if (code < 0) {
+        return code;
+    }
+    code = load_map(&map, file, step, params, arrays, err);
+    file_unmap(&map);
+    return code;
+}

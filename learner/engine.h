@@ -1,0 +1,44 @@
+// engine.h: the learner's engine thread: one training step at a time, away from the loop.
+//
+// The loop hands over a job and gets it back in `on_done`, on the loop's thread, with the report
+// filled in. While no job is out, the trainer rests and may be read from the loop's thread.
+#ifndef LEARNER_ENGINE_H
+#define LEARNER_ENGINE_H
+
+#include "common/base/error.h"
+#include "common/base/run_config.h"
+#include "learner/batch.h"
+#include "learner/step.h"
+
+#include <uv.h>
+
+struct engine;
+
+struct engine_job {
+    int64_t step;
+    struct batch *batch;   // owned by the job's maker
+    struct group **groups; // likewise
+    int32_t group_count;
+    double lr;
+    struct step_report report; // written
+    double seconds;            // written: wall time of the step
+    int code;                  // written: of trainer_step
+    struct error err;          // written
+};
+
+typedef void engine_done_fn(void *context, struct engine_job *job);
+
+// engine_create starts the thread around `trainer` (borrowed). engine_close waits for a running
+// job, stops the thread and frees the engine on a later turn of the loop; a job that was out comes
+// back no more. NULL is allowed.
+int engine_create(struct engine **out, uv_loop_t *loop, struct trainer *trainer,
+                  const struct run_config *config, engine_done_fn *on_done, void *context,
+                  struct error *err);
+void engine_close(struct engine *engine);
+
+// engine_run hands a job over; none may be out. It is borrowed until on_done.
+void engine_run(struct engine *engine, struct engine_job *job);
+
+bool engine_busy(const struct engine *engine);
+
+#endif
