@@ -75,7 +75,8 @@ enum {
 _Static_assert(HEARTBEAT_LOST_MS >= 3 * HEARTBEAT_MS, "two heartbeats may be lost");
 _Static_assert(WEIGHTS_CHUNK_BYTES <= RAW_FRAME_MAX, "a chunk fits its frame");
 _Static_assert(OUTBOX_MAX >= 2 * CREDITS_MAX, "all that a worker may hold can wait");
-_Static_assert(IMAGE_FRAME_MAX > 9 * RUN_OUTPUT_BYTES_MAX, "a typed value and its repr fit a frame");
+_Static_assert(IMAGE_FRAME_MAX > 9 * RUN_OUTPUT_BYTES_MAX,
+               "a typed value and its repr fit a frame");
 _Static_assert(RUN_OUTPUT_BYTES_MAX + PROGRAM_BYTES_MAX < MESSAGE_FRAME_MAX,
                "the verdict of a trusted run fits one message");
 _Static_assert(RESPONSE_BYTES_MAX + 2 * RESPONSE_TOKENS_MAX * 8 + PROMPT_TOKENS_MAX * 5 <
