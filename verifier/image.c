@@ -28,6 +28,11 @@ int image_variant(const struct image *image)
     return image->config.variant;
 }
 
+uint64_t image_memory_kb(const struct image *image)
+{
+    return spawn_memory_kb(image->process.pid);
+}
+
 uint64_t image_runs(const struct image *image)
 {
     return image->runs;

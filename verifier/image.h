@@ -78,6 +78,7 @@ void image_run(struct image *image, const struct image_job *job);
 void image_close(struct image *image);
 
 int image_variant(const struct image *image);
+uint64_t image_memory_kb(const struct image *image);
 uint64_t image_runs(const struct image *image); // since it was created
 
 #endif

@@ -376,3 +376,12 @@ struct pool_stats pool_stats(const struct pool *pool)
     }
     return stats;
 }
+
+uint64_t pool_memory_kb(const struct pool *pool)
+{
+    uint64_t kb = 0;
+    for (int i = 0; i < pool->slot_count; i++) {
+        kb += image_memory_kb(pool->slots[i]->image);
+    }
+    return kb;
+}

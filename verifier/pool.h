@@ -66,4 +66,7 @@ struct pool_stats {
 };
 struct pool_stats pool_stats(const struct pool *pool);
 
+// pool_memory_kb is what its images hold; it reads /proc once for each.
+uint64_t pool_memory_kb(const struct pool *pool);
+
 #endif

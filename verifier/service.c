@@ -8,10 +8,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-enum {
-    RETIRE_RUNS = 50000, // an image is replaced after so many runs
-    IMAGES_RISKY = 4,    // interpreters for a program that looks risky
-};
+enum { RETIRE_RUNS = 50000 }; // an image is replaced after so many
 
 static int choose_isolation(enum isolation *out, enum isolation least, struct error *err)
 {
@@ -60,9 +57,10 @@ int service_open(struct service *out, uv_loop_t *loop, const struct run_config *
         .forbidden = config->verifier.forbid,
     };
     int images = (int)config->verifier.images;
+    int risky = (int)config->verifier.images_risky;
     struct judge_config judge = {
         .images = images,
-        .images_risky = images > IMAGES_RISKY ? images : IMAGES_RISKY,
+        .images_risky = images > risky ? images : risky,
         .timeout_ms = (uint32_t)config->verifier.timeout_ms,
         .allow_none = config->verifier.allow_none,
         .multiple_functions = config->verifier.multiple_functions,

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -255,6 +256,32 @@ void spawn_end(struct spawned *spawned)
         }
     }
     spawned->pid = -1;
+}
+
+// The number behind `key` in a file of /proc.
+static bool read_number(uint64_t *out, pid_t pid, const char *name, const char *key)
+{
+    char path[64];
+    char text[4096];
+    (void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? -1 : read(file, text, sizeof(text) - 1);
+    if (file >= 0) {
+        (void)close(file);
+    }
+    text[size < 0 ? 0 : size] = '\0';
+    const char *at = strstr(text, key);
+    *out = at == NULL ? 0 : strtoull(at + strlen(key), NULL, 10);
+    return at != NULL;
+}
+
+uint64_t spawn_memory_kb(pid_t pid)
+{
+    uint64_t kb = 0;
+    if (!read_number(&kb, pid, "smaps_rollup", "\nPss:")) {
+        (void)read_number(&kb, pid, "status", "\nVmRSS:");
+    }
+    return kb;
 }
 
 // --- what the host offers ---

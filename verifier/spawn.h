@@ -6,6 +6,7 @@
 #include "common/base/error.h"
 #include "verifier/sandbox.h"
 
+#include <stdint.h>
 #include <sys/types.h>
 
 struct spawned {
@@ -22,6 +23,10 @@ int spawn_image(struct spawned *out, int layout, enum isolation isolation, struc
 
 // spawn_end kills the process, waits for it and closes the descriptors.
 void spawn_end(struct spawned *spawned);
+
+// spawn_memory_kb is what a process holds, shared pages in proportion (all of them where the host
+// does not tell); 0 when it is gone.
+uint64_t spawn_memory_kb(pid_t pid);
 
 // spawn_probe is the strictest isolation that this host lets us have. `why` receives what stopped
 // the next stricter one, or stays empty.

@@ -151,6 +151,8 @@ static const struct option rows[] = {
     INT("verifier.memory_mb", verifier.memory_mb, "256", 64, 65536, "address space of one run"),
     INT("verifier.images", verifier.images, "2", 2, 8,
         "k: interpreters that must agree on a proposal"),
+    INT("verifier.images_risky", verifier.images_risky, "4", 2, 8,
+        "k for a program whose text looks as if it depended on what differs (sets, hash, id, ...)"),
     BOOL("verifier.allow_none", verifier.allow_none, "false", "accept programs that return None"),
     BOOL("verifier.multiple_functions", verifier.multiple_functions, "false",
          "accept helpers and classes beside f"),

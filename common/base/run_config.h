@@ -98,6 +98,7 @@ struct run_config {
         int64_t timeout_ms;
         int64_t memory_mb;
         int64_t images;
+        int64_t images_risky;
         bool allow_none;
         bool multiple_functions;
         char forbid[CONFIG_STRING_MAX];
