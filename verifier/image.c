@@ -83,6 +83,25 @@ static bool read_program(struct image *image, struct image_result *result, struc
     return true;
 }
 
+// What a run may say of itself. It may be a forgery, since a program can reach the pipe: how time
+// ran out, what equals the gold and whose fault a failure was are for the daemon to say.
+static bool can_be_claimed(uint32_t outcome)
+{
+    switch (outcome) {
+    case OUTCOME_OK:
+    case OUTCOME_SYNTAX_ERROR:
+    case OUTCOME_FORBIDDEN:
+    case OUTCOME_RAISED:
+    case OUTCOME_OUT_OF_MEMORY:
+    case OUTCOME_OUTPUT_TOO_LARGE:
+    case OUTCOME_UNSUPPORTED_VALUE:
+    case OUTCOME_MALFORMED:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static bool read_result(struct image *image, struct image_result *result, struct bytes *store)
 {
     const uint8_t *at = image->reply.data + image->result_at - 1;
@@ -99,11 +118,14 @@ static bool read_result(struct image *image, struct image_result *result, struct
             return false;
         }
     }
-    if (at != end || outcome >= OUTCOMES || size[3] > image->job.output_max) {
+    if (at != end || !can_be_claimed(outcome) || size[3] > image->job.output_max) {
         return false;
     }
     result->outcome = (enum outcome)outcome;
     result->exception = keep_text(store, run[0], size[0] < 64 ? size[0] : 64);
+    if (strspn(result->exception, EXCEPTION_NAME_CHARACTERS) != strlen(result->exception)) {
+        return false;
+    }
     result->detail = keep_text(store, run[1], size[1] < 256 ? size[1] : 256);
     result->value = run[2];
     result->value_size = size[2];
@@ -137,6 +159,7 @@ void image_report(struct image *image)
     } else if (!well_formed || !read_result(image, &result, &store)) {
         result.outcome = OUTCOME_CRASHED;
         result.detail = "the sandbox sent a malformed result";
+        result.exception = result.repr = "";
     }
     result.wall_us = (image->ended_ns - image->started_ns) / 1000;
     result.cpu_us = image->cpu_ns / 1000;

@@ -54,6 +54,9 @@ enum image_frame_kind {
         3, // u32 outcome, then exception, detail, typed value, repr: each u32 size, bytes
 };
 
+// What the name of an exception is made of; the daemon refuses any other.
+#define EXCEPTION_NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789"
+
 struct image_frame {
     uint32_t size; // of the payload that follows
     uint32_t kind;

@@ -106,7 +106,14 @@ static void note_exceptions(PyObject *type)
     PyErr_Clear();
 }
 
-// A program's own type keeps its name, unless it wears that of a known one.
+static bool is_plain_name(const char *name)
+{
+    size_t size = strspn(name, EXCEPTION_NAME_CHARACTERS);
+    return size > 0 && name[size] == '\0';
+}
+
+// A program's own type keeps its name, unless it wears that of a known one or is no plain word: the
+// name becomes the gold of error deduction and stands in prompts.
 static const char *exception_name(PyTypeObject *type, char *out, size_t size)
 {
     for (size_t i = 0; i < exceptions.count; i++) {
@@ -115,12 +122,11 @@ static const char *exception_name(PyTypeObject *type, char *out, size_t size)
         }
     }
     (void)snprintf(out, size, "%s", type->tp_name);
+    bool known = false;
     for (size_t i = 0; i < exceptions.count; i++) {
-        if (strcmp(exceptions.name[i], out) == 0) {
-            return "UserException";
-        }
+        known = known || strcmp(exceptions.name[i], out) == 0;
     }
-    return out;
+    return known || !is_plain_name(out) ? "UserException" : out;
 }
 
 // --- start ---
@@ -256,7 +262,15 @@ bool runtime_prepare(const struct runtime_config *config)
 
 void runtime_detach(void)
 {
-    (void)PyRun_SimpleString(quiet);
+    // Its names go with its dictionary: a program finds in __main__ only what it puts there.
+    PyObject *globals = PyDict_New();
+    (void)PyDict_SetItemString(globals, "__builtins__", PyEval_GetBuiltins());
+    PyObject *done = PyRun_String(quiet, Py_file_input, globals, globals);
+    if (done == NULL) {
+        PyErr_Print();
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(globals);
 }
 
 // --- one run ---
@@ -427,7 +441,7 @@ void runtime_serve(void)
     if (request.code_size > 0) {
         source.code =
             PyMarshal_ReadObjectFromString((const char *)code_at, (Py_ssize_t)request.code_size);
-        source.outcome = OUTCOME_INFRASTRUCTURE;
+        source.outcome = OUTCOME_OUT_OF_MEMORY; // what else could it be: the compiler wrote it
     } else {
         runtime_source_compile(&source, (const char *)body, request.source_size, request.flags);
     }
