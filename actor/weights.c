@@ -205,11 +205,15 @@ static void resolve(char *out, size_t size, const char *endpoint, const char *co
     (void)snprintf(out, size, "%s", endpoint);
 }
 
-// connect_to makes a fresh connection: an old one may be half open.
+// connect_to connects to where a manifest says that the chunks are. A connection that is there is
+// kept: a request that meets one which is being replaced would be lost.
 static int connect_to(struct weights *weights, const char *endpoint, struct error *err)
 {
     char wanted[ENDPOINT_BYTES_MAX + 1];
     resolve(wanted, sizeof(wanted), endpoint, weights->control_endpoint);
+    if (strcmp(wanted, weights->endpoint) == 0) {
+        return 0;
+    }
     if (weights->endpoint[0] != '\0') {
         zsock_disconnect(weights->sock, weights->endpoint);
     }
@@ -413,12 +417,11 @@ static void on_stall(struct weights *weights, uint64_t now_ms)
         return;
     }
     fetch->progress_ms = now_ms;
-    char endpoint[ENDPOINT_BYTES_MAX + 1];
-    memcpy(endpoint, weights->endpoint, sizeof(endpoint));
-    log_warn("weights", "nothing came from %s for %d s; connecting again", endpoint,
+    log_warn("weights", "nothing came from %s for %d s; connecting again", weights->endpoint,
              WEIGHTS_STALL_MS / 1000);
     struct error err = {0};
-    if (connect_to(weights, endpoint, &err) < 0) {
+    zsock_disconnect(weights->sock, weights->endpoint); // it may be half open
+    if (zsock_connect(weights->sock, weights->endpoint, &err) < 0) {
         fetch->outcome = FETCH_FAILED;
         fetch->failure = err;
     }

@@ -286,7 +286,14 @@ void broker_match(struct broker *broker, uint64_t now_ms)
     struct lease *lease = broker->queue.first;
     while (lease != NULL) {
         struct peer *peer = choose(broker, lease);
-        if (peer == NULL || broker->events.send(broker->events.context, peer, lease) < 0) {
+        int code =
+            peer == NULL ? -EAGAIN : broker->events.send(broker->events.context, peer, lease);
+        if (code == -EHOSTUNREACH) {
+            broker_leave(broker, peer, "is gone");
+            lease = broker->queue.first; // what it held may stand before
+            continue;
+        }
+        if (code < 0) {
             return; // in order: a large request is not overtaken for ever by small ones
         }
         struct lease *next = lease->next;

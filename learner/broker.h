@@ -45,6 +45,7 @@ struct peer {
     int32_t leased;   // credits in use
     bool draining;    // gets no more work
     uint64_t heard_ms;
+    uint64_t told_ms;                   // actors: when it was last told of the newest weights
     uint64_t version, tokens, requests; // as its heartbeats say
     double busy;
     struct peer *next;
@@ -57,7 +58,8 @@ struct broker_counts {
 
 struct broker_events {
     void *context;
-    // send gives a lease to a peer: 0, or -EAGAIN when its pipe is full (the lease waits on).
+    // send gives a lease to a peer: 0; -EHOSTUNREACH when the peer is gone, which lets it go;
+    // another error, such as -EAGAIN for a full pipe, lets the lease wait on.
     int (*send)(void *context, const struct peer *peer, const struct lease *lease);
     // give_up is called once for a lease that failed too often; it ends afterwards.
     void (*give_up)(void *context, struct lease *lease);

@@ -13,7 +13,11 @@
 #include <string.h>
 #include <zmq.h>
 
-enum { WORKER_KINDS = 2, TICK_MS = 250 };
+enum {
+    WORKER_KINDS = 2,
+    TICK_MS = 250,
+    ANNOUNCE_AGAIN_MS = 10000, // an actor with older weights is told of the newest this often
+};
 
 struct hub {
     struct zsock *sock;
@@ -189,11 +193,23 @@ static struct peer *find_peer(const struct hub *hub, const char *name)
     return peer != NULL ? peer : broker_peer(hub->brokers[KELVIN__WORKER_KIND__VERIFIER], name);
 }
 
-static void send_manifest(struct hub *hub, const struct peer *peer)
+static bool is_actor(const struct hub *hub, const struct peer *peer)
+{
+    return broker_peer(hub->brokers[KELVIN__WORKER_KIND__ACTOR], peer->name) == peer;
+}
+
+static struct broker *broker_of(const struct hub *hub, const struct peer *peer)
+{
+    return hub
+        ->brokers[is_actor(hub, peer) ? KELVIN__WORKER_KIND__ACTOR : KELVIN__WORKER_KIND__VERIFIER];
+}
+
+static void send_manifest(struct hub *hub, struct peer *peer)
 {
     Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
     envelope.body_case = KELVIN__ENVELOPE__BODY_WEIGHTS_MANIFEST;
     envelope.weights_manifest = hub->manifest;
+    peer->told_ms = clock_ms();
     int code = send_peer(hub, peer, &envelope);
     if (code < 0) {
         log_warn("hub", "cannot announce the weights name=%s: %s", peer->name, uv_strerror(code));
@@ -210,12 +226,13 @@ static void send_drain(struct hub *hub, const struct peer *peer)
     (void)send_peer(hub, peer, &envelope);
 }
 
-static void refuse(struct hub *hub, const struct zframe *identity, const char *reason)
+static void refuse(struct hub *hub, const struct zframe *identity, const char *reason, bool rejoin)
 {
     char text[PEER_TEXT_MAX];
     copy_text(text, reason);
     Kelvin__Refuse body = KELVIN__REFUSE__INIT;
     body.reason = text;
+    body.rejoin = rejoin;
     Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
     envelope.body_case = KELVIN__ENVELOPE__BODY_REFUSE;
     envelope.refuse = &body;
@@ -246,7 +263,7 @@ static void on_hello(struct hub *hub, const struct zframe *identity, const Kelvi
 {
     if (hello->name[0] == '\0' || strlen(hello->name) >= PEER_TEXT_MAX || hello->capacity == 0 ||
         hello->capacity > CREDITS_MAX || identity->size > PEER_IDENTITY_MAX) {
-        refuse(hub, identity, "a hello has a name and a capacity");
+        refuse(hub, identity, "a hello has a name and a capacity", false);
         return;
     }
     struct peer peer = {.capacity = (int32_t)hello->capacity, .identity_size = identity->size};
@@ -256,7 +273,7 @@ static void on_hello(struct hub *hub, const struct zframe *identity, const Kelvi
     copy_text(peer.engine, hello->engine);
     struct peer *joined = broker_join(hub->brokers[hello->kind], &peer, clock_ms());
     if (joined == NULL) {
-        refuse(hub, identity, "the learner has all the workers that it can take");
+        refuse(hub, identity, "the learner has all the workers that it can take", false);
         return;
     }
     log_info("hub", "worker joined kind=%s name=%s capacity=%d engine=%s", kind_name(hello->kind),
@@ -264,12 +281,34 @@ static void on_hello(struct hub *hub, const struct zframe *identity, const Kelvi
     welcome(hub, joined, hello->kind);
 }
 
-static void on_heartbeat(struct peer *peer, const Kelvin__Heartbeat *heartbeat)
+// A heartbeat is answered, so that the worker knows that its learner lives. An actor that stays
+// behind has missed a manifest or given a transfer up: it is told again.
+static void on_heartbeat(struct hub *hub, struct peer *peer, const Kelvin__Heartbeat *heartbeat)
 {
     peer->version = heartbeat->version;
     peer->tokens = heartbeat->tokens;
     peer->requests = heartbeat->requests;
     peer->busy = heartbeat->busy;
+    Kelvin__Heartbeat answer = KELVIN__HEARTBEAT__INIT;
+    Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
+    envelope.body_case = KELVIN__ENVELOPE__BODY_HEARTBEAT;
+    envelope.heartbeat = &answer;
+    (void)send_peer(hub, peer, &envelope);
+    if (is_actor(hub, peer) && hub->manifest != NULL && peer->version != hub->manifest->version &&
+        clock_ms() - peer->told_ms >= ANNOUNCE_AGAIN_MS) {
+        send_manifest(hub, peer);
+    }
+}
+
+// The worker closes its socket once it knows that all it sent is read.
+static void on_goodbye(struct hub *hub, struct peer *peer, const char *reason)
+{
+    Kelvin__Goodbye answer = KELVIN__GOODBYE__INIT;
+    Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
+    envelope.body_case = KELVIN__ENVELOPE__BODY_GOODBYE;
+    envelope.goodbye = &answer;
+    (void)send_peer(hub, peer, &envelope);
+    broker_leave(broker_of(hub, peer), peer, reason);
 }
 
 static void send_ack(struct hub *hub, const struct zframe *identity, const Kelvin__Rollout *rollout)
@@ -348,24 +387,27 @@ static void on_envelope(struct hub *hub, const struct zframe *identity,
         return;
     }
     struct peer *peer = find_peer(hub, envelope->sender);
+    if (peer != NULL && (peer->identity_size != identity->size ||
+                         memcmp(peer->identity, identity->data, identity->size) != 0)) {
+        // What was sent over its old connection may be lost.
+        broker_leave(broker_of(hub, peer), peer, "connected anew");
+        peer = NULL;
+    }
     if (peer == NULL) {
         // It fell silent for too long, or its learner died: it must introduce itself again.
-        refuse(hub, identity, "say hello first");
+        refuse(hub, identity, "say hello first", true);
     } else {
         peer->heard_ms = clock_ms();
     }
     switch (envelope->body_case) {
     case KELVIN__ENVELOPE__BODY_HEARTBEAT:
         if (peer != NULL) {
-            on_heartbeat(peer, envelope->heartbeat);
+            on_heartbeat(hub, peer, envelope->heartbeat);
         }
         break;
     case KELVIN__ENVELOPE__BODY_GOODBYE:
         if (peer != NULL) {
-            struct broker *actors = hub->brokers[KELVIN__WORKER_KIND__ACTOR];
-            bool actor = broker_peer(actors, envelope->sender) == peer;
-            broker_leave(actor ? actors : hub->brokers[KELVIN__WORKER_KIND__VERIFIER], peer,
-                         envelope->goodbye->reason);
+            on_goodbye(hub, peer, envelope->goodbye->reason);
         }
         break;
     case KELVIN__ENVELOPE__BODY_ROLLOUT:
@@ -389,7 +431,7 @@ static void on_message(struct zsock *sock, const struct zframes *frames, void *c
     if (code < 0) {
         log_warn("hub", "a message was refused: %s", err.text);
         if (code == -EPROTONOSUPPORT) {
-            refuse(hub, &frames->identity, err.text);
+            refuse(hub, &frames->identity, err.text, false);
         }
         return;
     }
@@ -513,7 +555,7 @@ void hub_announce(struct hub *hub, const Kelvin__WeightsManifest *manifest)
     Kelvin__WeightsManifest *copy = message_copy(&manifest->base);
     message_free(hub->manifest);
     hub->manifest = copy;
-    const struct peer *peer = broker_peers(hub->brokers[KELVIN__WORKER_KIND__ACTOR]);
+    struct peer *peer = broker_first(hub->brokers[KELVIN__WORKER_KIND__ACTOR]);
     for (; peer != NULL; peer = peer->next) {
         send_manifest(hub, peer);
     }

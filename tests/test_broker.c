@@ -235,6 +235,27 @@ static void test_pushed_back(void **state)
     assert_int_equal(broker_counts(scene->broker).peers, 1);
 }
 
+// A peer that cannot be reached is let go at once, and what it held goes to the next, in order.
+static void test_gone(void **state)
+{
+    struct scene *scene = *state;
+    join(scene, "a", 8, 0);
+    uint64_t first = broker_submit(scene->broker, 1)->id;
+    broker_match(scene->broker, 0);
+    uint64_t second = broker_submit(scene->broker, 1)->id;
+    scene->send_code = -EHOSTUNREACH;
+    broker_match(scene->broker, 0);
+    assert_string_equal(scene->left, "a");
+    assert_int_equal(broker_counts(scene->broker).peers, 0);
+    assert_int_equal(broker_counts(scene->broker).waiting, 2);
+    scene->send_code = 0;
+    join(scene, "b", 8, 1);
+    broker_match(scene->broker, 1);
+    assert_int_equal(scene->sent_count, 3);
+    assert_int_equal(scene->sent[1].lease, first);
+    assert_int_equal(scene->sent[2].lease, second);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +267,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bounded_returns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_large_request, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pushed_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_gone, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
