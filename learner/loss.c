@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const double LOG_RATIO_MAX = 20.0;
 enum { CHUNK_ROWS_MAX = 240, CHUNK_ROWS_MIN = 12, CHUNK_FLOATS = 1 << 18 };
 
 // struct target is one row whose logits are wanted: it predicts token `index` of sequence `k`.
@@ -69,64 +70,107 @@ void loss_sums_add(struct loss_sums *sums, const struct loss_sums *more)
     sums->ratio += more->ratio;
     sums->ratio_max = fmax(sums->ratio_max, more->ratio_max);
     sums->mismatch_max = fmax(sums->mismatch_max, more->mismatch_max);
+    sums->kl += more->kl;
     sums->trained += more->trained;
     sums->compared += more->compared;
     sums->clipped += more->clipped;
 }
 
-// policy_token returns d l / d logp (unweighted) and adds to the sums.
-static double policy_token(const struct sequence *sequence, const struct objective *objective,
-                           double logp, double behaviour, double *loss, struct loss_sums *sums)
+// The logarithm of a ratio, bounded.
+static double bounded(double log_ratio)
 {
-    const double A = (double)sequence->advantage;
-    double ratio = exp(logp - behaviour);
+    return fmin(fmax(log_ratio, -LOG_RATIO_MAX), LOG_RATIO_MAX);
+}
+
+static void add_surrogate(struct token_loss *out, const struct objective *objective, double A)
+{
+    double low = 1.0 - (double)objective->clip_low, high = 1.0 + (double)objective->clip_high;
+    double plain = out->ratio * A;
+    double clipped = fmin(fmax(out->ratio, low), high) * A;
+    double bound = (double)objective->dual_clip * A;
+    bool dual = objective->dual_clip > 0.0f && A < 0.0 && fmin(plain, clipped) < bound;
+    out->value = dual ? -bound : -fmin(plain, clipped);
+    out->clipped = dual || clipped < plain;
+    out->slope = out->clipped ? 0.0 : -plain;
+}
+
+struct token_loss loss_token(const struct objective *objective, double advantage, bool corrected,
+                             double logp, double behaviour, double reference)
+{
+    struct token_loss out = {.ratio = exp(bounded(logp - behaviour))};
+    if (corrected) {
+        out.value = out.slope = -fmin(out.ratio, (double)objective->is_cap) * advantage;
+    } else {
+        add_surrogate(&out, objective, advantage);
+    }
+    if (objective->kl_coef > 0.0f) {
+        double r = bounded(reference - logp);
+        out.kl = exp(r) - r - 1.0;
+        out.value += (double)objective->kl_coef * out.kl;
+        out.slope += (double)objective->kl_coef * (1.0 - exp(r));
+    }
+    return out;
+}
+
+static struct token_loss policy_token(const struct loss_pass *pass, const struct target *target,
+                                      double logp)
+{
+    const struct sequence *sequence = pass->sequences[target->k];
+    double behaviour = (double)sequence->behaviour[target->index];
+    double reference = pass->reference != NULL ? (double)pass->reference[target->row] : logp;
+    struct token_loss token = loss_token(pass->objective, (double)sequence->advantage,
+                                         sequence->corrected, logp, behaviour, reference);
+    struct loss_sums *sums = pass->sums;
     sums->compared++;
-    sums->ratio += ratio;
-    sums->ratio_max = fmax(sums->ratio_max, ratio);
+    sums->ratio += token.ratio;
+    sums->ratio_max = fmax(sums->ratio_max, token.ratio);
+    sums->kl += token.kl;
+    sums->clipped += token.clipped;
     if (sequence->on_policy) {
         sums->mismatch_max = fmax(sums->mismatch_max, fabs(logp - behaviour));
     }
-    if (sequence->corrected) {
-        double factor = fmin(ratio, (double)objective->is_cap);
-        *loss = -factor * A;
-        return -factor * A;
-    }
-    double low = 1.0 - (double)objective->clip_low, high = 1.0 + (double)objective->clip_high;
-    double plain = ratio * A;
-    double clipped = fmin(fmax(ratio, low), high) * A;
-    double bound = (double)objective->dual_clip * A;
-    bool dual = objective->dual_clip > 0.0f && A < 0.0 && fmin(plain, clipped) < bound;
-    *loss = dual ? -bound : -fmin(plain, clipped);
-    bool flat = dual || clipped < plain;
-    sums->clipped += flat;
-    return flat ? 0.0 : -ratio * A;
+    return token;
 }
 
 // row_gradient turns one row of logits into its gradient in place and returns the token's
 // log-probability.
-static float row_gradient(const struct model *model, float *logits, const struct sequence *sequence,
-                          int32_t index, const struct objective *objective, struct loss_sums *sums)
+static float row_gradient(const struct loss_pass *pass, const struct target *target, float *logits)
 {
-    const int32_t V = model->shape.V, token = sequence->ids[index];
-    const double weight = (double)sequence->weight[index];
+    const struct model *model = pass->model;
+    const struct sequence *sequence = pass->sequences[target->k];
+    const int32_t V = model->shape.V, token = sequence->ids[target->index];
+    const double weight = (double)sequence->weight[target->index];
+    const double entropy_coef = (double)pass->objective->entropy_coef;
     float lse = model->kernels->log_sum_exp(logits, V);
     float logp = logits[token] - lse;
-    double value = -(double)logp;
-    double slope = -1.0;
+    struct token_loss loss = {.value = -(double)logp, .slope = -1.0};
     if (weight != 0.0 && sequence->behaviour != NULL) {
-        slope = policy_token(sequence, objective, (double)logp, (double)sequence->behaviour[index],
-                             &value, sums);
+        loss = policy_token(pass, target, (double)logp);
     }
-    float grad = (float)(weight * slope);
-    float entropy_grad = (float)(-(double)objective->entropy_coef * weight);
+    float grad = (float)(weight * loss.slope);
+    float entropy_grad = (float)(-entropy_coef * weight);
     float entropy = model->kernels->softmax_gradient(logits, logits, V, lse, -grad, entropy_grad);
     logits[token] += grad;
     if (weight != 0.0) {
-        sums->loss += weight * (value - (double)objective->entropy_coef * (double)entropy);
-        sums->entropy += (double)entropy;
-        sums->trained++;
+        pass->sums->loss += weight * (loss.value - entropy_coef * (double)entropy);
+        pass->sums->entropy += (double)entropy;
+        pass->sums->trained++;
     }
     return logp;
+}
+
+// The logits of `rows` targets, into loss->logits.
+static void run_head(const struct loss *loss, const struct loss_pass *pass,
+                     const struct target *targets, int64_t rows)
+{
+    const struct matrix *head = &pass->model->head;
+    const int64_t C = head->K, V = head->N;
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(loss->hidden + r * C, pass->forward->final + targets[r].row * C,
+               (size_t)C * sizeof(float));
+    }
+    pass->model->kernels->product(loss->logits, V, loss->hidden, C, 1, head->packed, rows, V, C,
+                                  false);
 }
 
 static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
@@ -137,15 +181,10 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     const int64_t C = head->K, V = head->N;
     const struct param *param =
         params_find(&pass->model->params, -1, pass->model->shape.tied ? PARAM_EMBED : PARAM_HEAD);
-    for (int64_t r = 0; r < rows; r++) {
-        memcpy(loss->hidden + r * C, pass->forward->final + targets[r].row * C,
-               (size_t)C * sizeof(float));
-    }
-    k->product(loss->logits, V, loss->hidden, C, 1, head->packed, rows, V, C, false);
+    run_head(loss, pass, targets, rows);
     for (int64_t r = 0; r < rows; r++) {
         const struct target *t = &targets[r];
-        float logp = row_gradient(pass->model, loss->logits + r * V, pass->sequences[t->k],
-                                  t->index, pass->objective, pass->sums);
+        float logp = row_gradient(pass, t, loss->logits + r * V);
         if (pass->logprobs != NULL && pass->logprobs[t->k] != NULL) {
             pass->logprobs[t->k][t->index] = logp;
         }
@@ -187,5 +226,22 @@ void loss_run(struct loss *loss, const struct loss_pass *pass)
     for (int64_t from = 0; from < count; from += loss->chunk_rows) {
         int64_t rows = count - from < loss->chunk_rows ? count - from : loss->chunk_rows;
         run_chunk(loss, pass, loss->targets + from, rows);
+    }
+}
+
+void loss_score(struct loss *loss, const struct loss_pass *pass, float *out)
+{
+    const struct model *model = pass->model;
+    const int64_t V = model->shape.V;
+    int64_t count = list_targets(loss, pass);
+    for (int64_t from = 0; from < count; from += loss->chunk_rows) {
+        int64_t rows = count - from < loss->chunk_rows ? count - from : loss->chunk_rows;
+        const struct target *targets = loss->targets + from;
+        run_head(loss, pass, targets, rows);
+        for (int64_t r = 0; r < rows; r++) {
+            const float *logits = loss->logits + r * V;
+            int32_t token = pass->sequences[targets[r].k]->ids[targets[r].index];
+            out[targets[r].row] = logits[token] - model->kernels->log_sum_exp(logits, (int32_t)V);
+        }
     }
 }

@@ -29,12 +29,14 @@ struct lane {
     struct backward *backward;
     struct loss *loss;
     float *dfinal;
+    float *reference; // [rows_max] log-probabilities under the reference model
     int32_t *ids, *position;
     int32_t *start;
 };
 
 struct trainer {
     struct model *model;
+    struct model *reference; // or NULL
     struct trainer_config config;
     float *weights, *m, *v;
     int64_t updates;
@@ -49,6 +51,7 @@ static void lane_finish(struct lane *lane)
     backward_destroy(lane->backward);
     loss_destroy(lane->loss);
     free(lane->dfinal);
+    free(lane->reference);
     free(lane->ids);
     free(lane->position);
     free(lane->start);
@@ -61,11 +64,12 @@ static int lane_init(struct lane *lane, const struct model *model, int64_t rows_
     CHECK(rows_max > 0);
     size_t rows = (size_t)rows_max;
     lane->dfinal = malloc(rows * (size_t)model->shape.C * sizeof(float));
+    lane->reference = malloc(rows * sizeof(float));
     lane->ids = malloc(rows * sizeof(*lane->ids));
     lane->position = malloc(rows * sizeof(*lane->position));
     lane->start = malloc((rows + 1) * sizeof(*lane->start));
-    if (lane->dfinal == NULL || lane->ids == NULL || lane->position == NULL ||
-        lane->start == NULL) {
+    if (lane->dfinal == NULL || lane->reference == NULL || lane->ids == NULL ||
+        lane->position == NULL || lane->start == NULL) {
         return error_set(err, -ENOMEM, "trainer: no memory for %zu rows", rows);
     }
     int code = forward_create(&lane->forward, model, rows_max, err);
@@ -124,6 +128,21 @@ static int arrays_init(struct trainer *trainer, struct error *err)
                   : 0;
 }
 
+// The reference model computes as the policy does, so equal weights give a KL of exactly 0.
+static int reference_init(struct trainer *trainer, const struct trainer_config *config,
+                          struct error *err)
+{
+    if (config->reference == NULL) {
+        return 0;
+    }
+    int code = model_create(&trainer->reference, &trainer->model->shape, config->compute, err);
+    if (code == 0) {
+        model_set(trainer->reference, config->reference, config->published);
+    }
+    trainer->config.reference = NULL;
+    return code;
+}
+
 int trainer_create(struct trainer **out, const struct shape *shape, const float *weights,
                    const struct trainer_config *config, struct error *err)
 {
@@ -139,6 +158,9 @@ int trainer_create(struct trainer **out, const struct shape *shape, const float 
     int code = model_create(&trainer->model, shape, config->compute, err);
     if (code == 0) {
         code = arrays_init(trainer, err);
+    }
+    if (code == 0) {
+        code = reference_init(trainer, config, err);
     }
     if (code == 0) {
         code = lanes_grow(trainer, config->micro_tokens, err);
@@ -165,6 +187,7 @@ void trainer_destroy(struct trainer *trainer)
         free(trainer->m);
         free(trainer->v);
         model_destroy(trainer->model);
+        model_destroy(trainer->reference);
         free(trainer);
     }
 }
@@ -204,8 +227,7 @@ static void run_micro(struct step_run *run, const struct micro *micro, struct la
                               .start = lane->start,
                               .ids = lane->ids,
                               .position = lane->position};
-    forward_run(lane->forward, model, &pack);
-    const struct loss_pass pass = {
+    struct loss_pass pass = {
         .forward = lane->forward,
         .model = model,
         .pack = &pack,
@@ -216,6 +238,15 @@ static void run_micro(struct step_run *run, const struct micro *micro, struct la
         .logprobs = run->logprobs == NULL ? NULL : run->logprobs + micro->from,
         .sums = &run->sums[slice],
     };
+    if (run->objective->kl_coef > 0.0f) {
+        struct loss_pass score = pass;
+        score.model = run->trainer->reference;
+        score.logprobs = NULL;
+        forward_run(lane->forward, score.model, &pack);
+        loss_score(lane->loss, &score, lane->reference);
+        pass.reference = lane->reference;
+    }
+    forward_run(lane->forward, model, &pack);
     loss_run(lane->loss, &pass);
     backward_run(lane->backward, lane->forward, model, &pack, grads, lane->dfinal);
 }
@@ -266,6 +297,7 @@ static void report_fill(struct step_report *report, const struct step_run *run,
         report->entropy = sums.entropy / (double)sums.trained;
     }
     if (sums.compared > 0) {
+        report->kl = sums.kl / (double)sums.compared;
         report->ratio_mean = sums.ratio / (double)sums.compared;
         report->clipped = (double)sums.clipped / (double)sums.compared;
     }
@@ -295,6 +327,9 @@ int trainer_step(struct trainer *trainer, const struct sequence *sequences, int3
                  float *const *logprobs, struct step_report *report, struct error *err)
 {
     int code = check_sequences(trainer, sequences, count, err);
+    if (code == 0 && objective->kl_coef > 0.0f && trainer->reference == NULL) {
+        code = error_set(err, -EINVAL, "kl_coef needs a reference model");
+    }
     if (code < 0) {
         return code;
     }

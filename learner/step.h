@@ -31,6 +31,7 @@ struct objective {
     float dual_clip;           // 0: off; else the bound for A < 0
     float is_cap;              // cap of the truncated importance weight of `corrected` sequences
     float entropy_coef;        // bonus per token, weighted as the token
+    float kl_coef;             // penalty for leaving the reference model; 0: off
 };
 
 struct optimizer {
@@ -41,6 +42,7 @@ struct step_report {
     double loss;
     double grad_norm; // before the clip
     double entropy;   // mean over trained tokens, nats
+    double kl;        // mean over trained tokens against the reference; 0 without kl_coef
     double ratio_mean;
     double ratio_max;
     double clipped;      // share of trained tokens whose gradient the clip removed
@@ -57,7 +59,9 @@ struct trainer_config {
     enum dtype
         published; // DTYPE_BF16: the forward pass sees rounded weights, as actors do; DTYPE_F32
     int32_t threads;
-    int32_t micro_tokens; // token budget of a micro-batch; a longer sequence runs alone
+    int32_t micro_tokens;   // token budget of a micro-batch; a longer sequence runs alone
+    const float *reference; // weights of the reference model for kl_coef [params->elements], read
+                            // once by trainer_create; NULL: none
 };
 
 // trainer_create takes a copy of `weights` [params->elements].

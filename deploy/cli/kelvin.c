@@ -12,6 +12,8 @@ struct command {
 
 static const struct command commands[] = {
     {"train", command_train, "self-play on this machine: a learner, actors and verifiers"},
+    {"step", command_step,
+     "training steps on a given batch, to hold against other implementations"},
     {"tokenize", command_tokenize, "text to token ids and back, by a model's tokenizer"},
     {"bench", command_bench, "measure one part of the system on this machine"},
     {"verify", command_verify, "judge tasks from standard input in the sandbox"},
