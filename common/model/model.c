@@ -61,7 +61,9 @@ static struct matrix matrix_plan(struct model *model, int32_t layer, enum param_
                                  int64_t N, int64_t K)
 {
     struct matrix matrix = {.rows = vector_of(model, layer, role), .N = N, .K = K};
-    matrix.packed = operand_packed(model->packed + model->packed_floats, K);
+    if (model->packed != NULL) { // not in the first run of plan()
+        matrix.packed = operand_packed(model->packed + model->packed_floats, K);
+    }
     model->packed_floats += (size_t)packed_count(N, K);
     return matrix;
 }
