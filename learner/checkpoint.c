@@ -45,15 +45,6 @@ static uint64_t layout_of(const struct params *params)
     return hash;
 }
 
-// `dir`/`name` into out [PATH_BYTES].
-static int join(char *out, const char *dir, const char *name, struct error *err)
-{
-    int length = snprintf(out, PATH_BYTES, "%s/%s", dir, name);
-    return length < 0 || length >= PATH_BYTES
-               ? error_set(err, -ENAMETOOLONG, "%s/%s: the name is too long", dir, name)
-               : 0;
-}
-
 void checkpoint_path(char *out, size_t size, const char *run_dir, int64_t step)
 {
     (void)snprintf(out, size, "%s/checkpoints/step-%lld", run_dir, (long long)step);
@@ -112,7 +103,7 @@ static int write_trainer(const char *dir, const struct params *params, int64_t s
                          const struct trainer_arrays *arrays, struct error *err)
 {
     char path[PATH_BYTES];
-    int code = join(path, dir, "trainer.bin", err);
+    int code = file_join(path, sizeof(path), dir, "trainer.bin", err);
     if (code < 0) {
         return code;
     }
@@ -124,14 +115,14 @@ static int write_trainer(const char *dir, const struct params *params, int64_t s
 static int copy_file(const char *from_dir, const char *to_dir, const char *name, struct error *err)
 {
     char path[PATH_BYTES];
-    int code = join(path, from_dir, name, err);
+    int code = file_join(path, sizeof(path), from_dir, name, err);
     if (code < 0 || access(path, F_OK) != 0) {
         return code; // not every model has every file
     }
     CLEANUP(freep) char *data = NULL;
     size_t size = 0;
     code = file_read(&data, &size, path, JSON_BYTES_MAX, err);
-    code = code < 0 ? code : join(path, to_dir, name, err);
+    code = code < 0 ? code : file_join(path, sizeof(path), to_dir, name, err);
     return code < 0 ? code : file_write(path, data, size, err);
 }
 
@@ -140,7 +131,7 @@ static int write_config(const struct checkpoint_target *target, const char *dir,
 {
     char path[PATH_BYTES];
     CLEANUP(json_decrefp) json_t *config = NULL;
-    int code = join(path, target->model_dir, "config.json", err);
+    int code = file_join(path, sizeof(path), target->model_dir, "config.json", err);
     code = code < 0 ? code : json_read_file(&config, path, err);
     if (code < 0) {
         return code;
@@ -152,7 +143,7 @@ static int write_config(const struct checkpoint_target *target, const char *dir,
     if (text == NULL) {
         return error_set(err, -ENOMEM, "%s: out of memory", path);
     }
-    code = join(path, dir, "config.json", err);
+    code = file_join(path, sizeof(path), dir, "config.json", err);
     return code < 0 ? code : file_write(path, text, strlen(text), err);
 }
 
@@ -178,7 +169,7 @@ static int write_folder(const struct checkpoint_target *target, const char *dir,
         return code;
     }
     char path[PATH_BYTES];
-    code = join(path, dir, "model.safetensors", err);
+    code = file_join(path, sizeof(path), dir, "model.safetensors", err);
     code = code < 0 ? code
                     : safetensors_write(path, arrays->weights, target->params, target->shape,
                                         target->published, err);
@@ -220,7 +211,7 @@ static int64_t largest_below(const char *folder, int64_t below)
 int checkpoint_latest(const char *run_dir, int64_t *step, struct error *err)
 {
     char folder[PATH_BYTES];
-    int code = join(folder, run_dir, "checkpoints", err);
+    int code = file_join(folder, sizeof(folder), run_dir, "checkpoints", err);
     if (code < 0) {
         return code;
     }
@@ -236,7 +227,7 @@ int checkpoint_latest(const char *run_dir, int64_t *step, struct error *err)
 static int prune(const char *run_dir, int32_t keep, struct error *err)
 {
     char folder[PATH_BYTES];
-    int code = join(folder, run_dir, "checkpoints", err);
+    int code = file_join(folder, sizeof(folder), run_dir, "checkpoints", err);
     int64_t step = INT64_MAX;
     for (int32_t i = 0; i < keep && step >= 0; i++) {
         step = largest_below(folder, step);
@@ -365,7 +356,7 @@ int checkpoint_load(const char *run_dir, int64_t step, const struct params *para
     char path[PATH_BYTES];
     checkpoint_path(path, sizeof(path), run_dir, step);
     char file[PATH_BYTES];
-    int code = join(file, path, "trainer.bin", err);
+    int code = file_join(file, sizeof(file), path, "trainer.bin", err);
     struct file_map map = {0};
     code = code < 0 ? code : file_map(&map, file, err);
     if (code < 0) {

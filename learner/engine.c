@@ -41,9 +41,9 @@ static void train(struct engine *engine, struct engine_job *job)
     uint64_t start = clock_ns();
     struct optimizer optimizer = engine->optimizer;
     optimizer.lr = (float)job->lr;
-    if (job->batch->count > 0) {
-        job->code = trainer_step(engine->trainer, job->batch->sequences, job->batch->count,
-                                 &engine->objective, &optimizer, NULL, &job->report, &job->err);
+    if (job->count > 0) {
+        job->code = trainer_step(engine->trainer, job->sequences, job->count, &engine->objective,
+                                 &optimizer, NULL, &job->report, &job->err);
     }
     job->seconds = (double)(clock_ns() - start) / 1e9;
 }

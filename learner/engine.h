@@ -16,10 +16,12 @@ struct engine;
 
 struct engine_job {
     int64_t step;
-    struct batch *batch;   // owned by the job's maker
+    const struct sequence *sequences; // [count] borrowed; none: there is nothing to train on
+    int32_t count;
+    double lr;
+    struct batch *batch;   // self-play: where the sequences come from; owned by the job's maker
     struct group **groups; // likewise
     int32_t group_count;
-    double lr;
     struct step_report report; // written
     double seconds;            // written: wall time of the step
     int code;                  // written: of trainer_step

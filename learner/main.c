@@ -13,6 +13,8 @@
 #include "learner/checkpoint.h"
 #include "learner/dispatch.h"
 #include "learner/engine.h"
+#include "learner/exit.h"
+#include "learner/pretrain.h"
 #include "learner/publish.h"
 #include "learner/record.h"
 #include "learner/report.h"
@@ -26,9 +28,6 @@
 #include <unistd.h>
 
 enum {
-    EXIT_BAD_INPUT = 2,
-    EXIT_REQUEUE =
-        75, // stopped by a signal after a checkpoint: the same command with --resume goes on
     PATH_BYTES = 4096,
     DRAIN_MS = 5000, // workers have so long to say goodbye
     DRAIN_TURN_MS = 50,
@@ -254,6 +253,8 @@ static void on_batch(void *context, int64_t step, struct group **groups, int32_t
                      trainer_model(learner->trainer)->numerics, &err) < 0) {
         fail(learner, &err);
     } else if (!learner->ending) {
+        job->sequences = job->batch->sequences;
+        job->count = job->batch->count;
         engine_run(learner->engine, job);
     }
 }
@@ -365,21 +366,6 @@ static int open_folder(struct learner *learner, struct error *err)
     return file_make_dirs(path, err);
 }
 
-static int write_config(const struct learner *learner, struct error *err)
-{
-    char *text = NULL;
-    size_t size = 0;
-    char path[PATH_BYTES];
-    FILE *file = open_memstream(&text, &size);
-    CHECK(file != NULL);
-    config_dump(&learner->config, &run_options, file);
-    CHECK(fclose(file) == 0);
-    (void)snprintf(path, sizeof(path), "%s/config.yaml", learner->config.run_dir);
-    int code = file_write(path, text, size, err);
-    free(text);
-    return code;
-}
-
 static int open_store(struct learner *learner, struct error *err)
 {
     char path[PATH_BYTES];
@@ -400,7 +386,7 @@ static int open_store(struct learner *learner, struct error *err)
     }
     if (code == 0) {
         learner->metrics = fopen(path, "ae");
-        code = learner->metrics != NULL ? write_config(learner, err)
+        code = learner->metrics != NULL ? run_config_write(&learner->config, err)
                                         : error_set(err, -errno, "cannot write %s", path);
     }
     return code;
@@ -493,12 +479,13 @@ static int open_run(struct learner *learner, struct error *err)
 static void print_help(void)
 {
     (void)printf(
-        "Usage: kelvin-learner --config FILE [key=value ...]\n"
-        "       kelvin-learner --resume RUN [key=value ...]\n\n"
+        "Usage: kelvin-learner [--pretrain] --config FILE [key=value ...]\n"
+        "       kelvin-learner [--pretrain] --resume RUN [key=value ...]\n\n"
         "Runs the learner of a self-play run: waits for actors and verifiers at `endpoint`, gives\n"
         "them work, trains, and publishes weights at `weights_endpoint`. Writes a line of JSON "
         "per\n"
-        "step to standard output and into the run folder.\n\n"
+        "step to standard output and into the run folder. With --pretrain it makes a small model\n"
+        "from generated programs instead (kelvin pretrain --help); only verifiers are needed.\n\n"
         "Exit code: 0 all steps done, 2 bad input, 75 stopped by a signal after saving (--resume\n"
         "goes on), 1 otherwise.\n\n"
         "Keys, in the file or as key=value:\n");
@@ -531,9 +518,13 @@ int main(int argc, char **argv)
         print_help();
         return 0;
     }
-    if (read_command(&learner, argc, argv, &err) < 0) {
+    bool pretrain = argc > 1 && strcmp(argv[1], "--pretrain") == 0;
+    if (read_command(&learner, argc - pretrain, argv + pretrain, &err) < 0) {
         log_error("learner", "%s", err.text);
         return EXIT_BAD_INPUT;
+    }
+    if (pretrain) {
+        return pretrain_run(&learner.config, learner.resume);
     }
     if (open_run(&learner, &err) < 0) {
         log_error("learner", "%s", err.text);

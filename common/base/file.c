@@ -139,6 +139,14 @@ int file_write(const char *path, const void *data, size_t size, struct error *er
     return 0;
 }
 
+int file_join(char *out, size_t size, const char *dir, const char *name, struct error *err)
+{
+    int length = snprintf(out, size, "%s/%s", dir, name);
+    return length < 0 || (size_t)length >= size
+               ? error_set(err, -ENAMETOOLONG, "%s/%s: the name is too long", dir, name)
+               : 0;
+}
+
 int file_make_dirs(const char *path, struct error *err)
 {
     char part[4096];

@@ -23,6 +23,9 @@ int file_read(char **out, size_t *size, const char *path, size_t size_max, struc
 // file_write puts `size` bytes under `path` atomically: written beside it, synced, renamed.
 int file_write(const char *path, const void *data, size_t size, struct error *err);
 
+// file_join writes `dir`/`name` into out [size]; -ENAMETOOLONG when it does not fit.
+int file_join(char *out, size_t size, const char *dir, const char *name, struct error *err);
+
 // file_make_dirs creates `path` and its missing parents.
 int file_make_dirs(const char *path, struct error *err);
 

@@ -1,5 +1,8 @@
 #include "common/base/run_config.h"
 
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/file.h"
 #include "common/base/limits.h"
 
 #include <errno.h>
@@ -161,6 +164,29 @@ static const struct option rows[] = {
     INT("checkpoint.every", checkpoint.every, "50", 0, 1e9,
         "steps between checkpoints; 0: only the last"),
     INT("checkpoint.keep", checkpoint.keep, "3", 1, 1000, "checkpoints kept"),
+
+    STRING("pretrain.out", pretrain.out, "",
+           "folder of the model that `kelvin pretrain` makes; it must not exist yet"),
+    INT("pretrain.examples", pretrain.examples, "96", 1, 4096, "generated examples in a step"),
+    INT("pretrain.layers", pretrain.layers, "4", 1, 64, "layers of the new model"),
+    INT("pretrain.width", pretrain.width, "128", 16, 4096, "width of its residual stream"),
+    INT("pretrain.heads", pretrain.heads, "4", 1, 64, "its query heads; they divide the width"),
+    INT("pretrain.kv_heads", pretrain.kv_heads, "2", 1, 64,
+        "its key and value heads; they divide the query heads"),
+    INT("pretrain.ffn", pretrain.ffn, "320", 16, 16384, "hidden width of its feed-forward part"),
+    INT("pretrain.positions", pretrain.positions, "1024", 64, 32768, "its longest sequence"),
+    REAL("pretrain.init_std", pretrain.init_std, "0.06", 1e-4, 1,
+         "standard deviation of its first weights"),
+    REAL("pretrain.prompt_weight", pretrain.prompt_weight, "0.2", 0, 1,
+         "loss weight of a prompt token; a response token has 1"),
+    REAL("pretrain.easy", pretrain.easy, "0.1", 0, 1,
+         "first share of the steps, with programs of one or two statements"),
+    REAL("pretrain.late", pretrain.late, "0.2", 0, 1,
+         "last share of the steps, with pretrain.scratchpad_late"),
+    REAL("pretrain.scratchpad", pretrain.scratchpad, "0.5", 0, 1,
+         "share of deduction and abduction answers that show their work"),
+    REAL("pretrain.scratchpad_late", pretrain.scratchpad_late, "0.25", 0, 1,
+         "the same in the last steps"),
 };
 // clang-format on
 
@@ -199,4 +225,17 @@ int run_config_endpoints(struct run_config *config, struct error *err)
     int code = socket_in_run(config->endpoint, config->run_dir, "control.sock", err);
     return code < 0 ? code
                     : socket_in_run(config->weights_endpoint, config->run_dir, "weights.sock", err);
+}
+
+int run_config_write(const struct run_config *config, struct error *err)
+{
+    CLEANUP(freep) char *text = NULL;
+    size_t size = 0;
+    char path[CONFIG_STRING_MAX + 16];
+    FILE *file = open_memstream(&text, &size);
+    CHECK(file != NULL);
+    config_dump(config, &run_options, file);
+    CHECK(fclose(file) == 0);
+    (void)snprintf(path, sizeof(path), "%s/config.yaml", config->run_dir);
+    return file_write(path, text, size, err);
 }

@@ -108,6 +108,16 @@ struct run_config {
         int64_t every;
         int64_t keep;
     } checkpoint;
+
+    struct {
+        char out[CONFIG_STRING_MAX];
+        int64_t examples;
+        int64_t layers, width, heads, kv_heads, ffn, positions;
+        double init_std;
+        double prompt_weight;
+        double easy, late;
+        double scratchpad, scratchpad_late;
+    } pretrain;
 };
 
 // run_options is the table of struct run_config.
@@ -121,5 +131,8 @@ int run_config_read(struct run_config *config, const char *path, char *const *wo
 // run_config_endpoints fills empty endpoints with ipc:// sockets in the run folder. -ENAMETOOLONG
 // when its path is too long for a socket (107 bytes).
 int run_config_endpoints(struct run_config *config, struct error *err);
+
+// run_config_write writes run_dir/config.yaml: every option as it holds in this run.
+int run_config_write(const struct run_config *config, struct error *err);
 
 #endif

@@ -25,6 +25,7 @@ int cli_sibling(char *out, size_t size, const char *program, struct error *err);
 int command_bench(int argc, char **argv);
 int command_logprobs(int argc, char **argv);
 int command_step(int argc, char **argv);
+int command_pretrain(int argc, char **argv);
 int command_tokenize(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_verify(int argc, char **argv);

@@ -11,16 +11,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { JOB_PATH_MAX = 4096, JOB_LOG_BYTES_MAX = 64 << 20 };
+enum {
+    JOB_LOG_BYTES_MAX = 64 << 20,
+    PROGRAM_WORDS = 6, // its path, --pretrain, --resume RUN or --config FILE, the end
+};
 
 // struct launch is one program's command line, with the storage of its words.
 struct launch {
     char program[JOB_PATH_MAX];
     char log_path[JOB_PATH_MAX];
     char name[32];
-    char *words[JOB_WORDS_MAX + 3];
+    char *words[JOB_WORDS_MAX + PROGRAM_WORDS];
     struct child_spec spec;
 };
 
@@ -32,16 +36,17 @@ static int launch_init(struct launch *launch, const struct job *job, const char 
         return code;
     }
     (void)snprintf(launch->name, sizeof(launch->name), number < 0 ? "%s" : "%s-%d", name, number);
-    int length = snprintf(launch->log_path, sizeof(launch->log_path), "%s/log/%s.log", job->run_dir,
-                          launch->name);
-    if (length < 0 || (size_t)length >= sizeof(launch->log_path)) {
-        return error_set(err, -ENAMETOOLONG, "run_dir %s is too long", job->run_dir);
-    }
+    (void)snprintf(launch->log_path, sizeof(launch->log_path), "%s/log/%s.log", job->config.run_dir,
+                   launch->name);
+    bool learner = number < 0;
     int count = 0;
     launch->words[count++] = launch->program;
-    if (number < 0 && job->learner_word != NULL) {
+    if (learner && job->learner_word != NULL) {
         launch->words[count++] = without_const(job->learner_word);
     }
+    launch->words[count++] = without_const(learner && job->resume ? "--resume" : "--config");
+    launch->words[count++] =
+        without_const(learner && job->resume ? job->config.run_dir : job->config_path);
     for (int i = 0; i < job->word_count; i++) {
         launch->words[count++] = job->words[i];
     }
@@ -81,31 +86,88 @@ static int job_launch(const struct job *job, struct launch *launches, struct chi
 {
     int count = 0;
     int code = launch_init(&launches[0], job, "kelvin-learner", "learner", -1, err);
-    for (int i = 0; code == 0 && i < job->verifiers; i++, count++) {
+    for (int i = 0; code == 0 && i < job->config.verifiers; i++, count++) {
         code = launch_init(&launches[count + 1], job, "kelvin-verifier", "verifier", i, err);
         workers[count] = launches[count + 1].spec;
     }
-    for (int i = 0; code == 0 && i < job->actors; i++, count++) {
+    for (int i = 0; code == 0 && i < job->config.actors; i++, count++) {
         code = launch_init(&launches[count + 1], job, "kelvin-actor", "actor", i, err);
         workers[count] = launches[count + 1].spec;
     }
     return code < 0 ? code : count;
 }
 
+// run_dir_default names a folder by the time: runs/20260131-235959.
+static void run_dir_default(char *out, size_t size)
+{
+    time_t now = time(NULL);
+    struct tm local;
+    (void)localtime_r(&now, &local);
+    (void)strftime(out, size, "runs/%Y%m%d-%H%M%S", &local);
+}
+
+static int read_file_and_words(struct job *job, const char *where, int argc, char **argv,
+                               struct error *err)
+{
+    struct run_config *config = &job->config;
+    int length = snprintf(job->config_path, sizeof(job->config_path),
+                          job->resume ? "%s/config.yaml" : "%s", where);
+    if (length < 0 || (size_t)length >= sizeof(job->config_path)) {
+        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", where);
+    }
+    int code = run_config_read(config, job->config_path, argv, argc, err);
+    if (code < 0) {
+        return code;
+    }
+    if (job->resume) {
+        (void)snprintf(config->run_dir, sizeof(config->run_dir), "%s", where);
+    } else if (config->run_dir[0] == '\0') {
+        run_dir_default(config->run_dir, sizeof(config->run_dir));
+    }
+    return 0;
+}
+
+int job_read(struct job *job, int argc, char **argv, struct error *err)
+{
+    if (argc < 3 || (strcmp(argv[1], "--config") != 0 && strcmp(argv[1], "--resume") != 0)) {
+        return error_set(err, -EINVAL,
+                         "--config FILE or --resume RUN is needed; see kelvin %s --help",
+                         job->command);
+    }
+    if (argc - 3 >= JOB_WORDS_MAX) {
+        return error_set(err, -E2BIG, "at most %d key=value words are read; use the file",
+                         JOB_WORDS_MAX - 1);
+    }
+    job->resume = strcmp(argv[1], "--resume") == 0;
+    int code = read_file_and_words(job, argv[2], argc - 3, argv + 3, err);
+    if (code < 0) {
+        return code;
+    }
+    for (int i = 3; i < argc; i++) {
+        job->words[job->word_count++] = argv[i];
+    }
+    (void)snprintf(job->run_dir_word, sizeof(job->run_dir_word), "run_dir=%s", job->config.run_dir);
+    job->words[job->word_count++] = job->run_dir_word;
+    struct run_config resolved = job->config; // the programs do the same, each for itself
+    return run_config_endpoints(&resolved, err);
+}
+
 int job_run(const struct job *job)
 {
     struct error err = {0};
-    if (job->actors + job->verifiers > SUPERVISOR_WORKERS_MAX) {
+    (void)printf("run folder: %s\n", job->config.run_dir);
+    (void)fflush(stdout);
+    if (job->config.actors + job->config.verifiers > SUPERVISOR_WORKERS_MAX) {
         return cli_fail(job->command, "at most %d workers run on one machine; start more by hand",
                         SUPERVISOR_WORKERS_MAX);
     }
-    bool made_here = access(job->run_dir, F_OK) != 0;
+    bool made_here = access(job->config.run_dir, F_OK) != 0;
     char log_dir[JOB_PATH_MAX];
-    (void)snprintf(log_dir, sizeof(log_dir), "%s/log", job->run_dir);
+    (void)snprintf(log_dir, sizeof(log_dir), "%s/log", job->config.run_dir);
     if (file_make_dirs(log_dir, &err) < 0) {
         return cli_fail(job->command, "%s", err.text);
     }
-    size_t count_max = (size_t)(job->actors + job->verifiers + 1);
+    size_t count_max = (size_t)(job->config.actors + job->config.verifiers + 1);
     CLEANUP(freep) struct launch *launches = calloc(count_max, sizeof(*launches));
     CLEANUP(freep) struct child_spec *workers = calloc(count_max, sizeof(*workers));
     CHECK(launches != NULL && workers != NULL);
@@ -115,7 +177,7 @@ int job_run(const struct job *job)
     }
     size_t log_start = file_size(launches[0].log_path);
     struct progress progress;
-    progress_init(&progress, stdout, job->steps);
+    progress_init(&progress, stdout, job->config.steps);
     int code = supervisor_run(&launches[0].spec, workers, count, progress_event, &progress, &err);
     progress_finish(&progress);
     if (code < 0) {
@@ -125,7 +187,7 @@ int job_run(const struct job *job)
         show_errors(job->command, launches[0].log_path, log_start);
     }
     if (code == CLI_BAD_INPUT && made_here) {
-        (void)file_remove_tree(job->run_dir, NULL); // nothing began: leave nothing
+        (void)file_remove_tree(job->config.run_dir, NULL); // nothing began: leave nothing
     }
     return code;
 }
