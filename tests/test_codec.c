@@ -147,14 +147,14 @@ static void test_bounds(void **state)
     assert_string_equal(err.text, "message VerifyRequest: field kind has an unknown value");
     request.kind = KELVIN__TASK_KIND__INDUCTION;
 
-    char *program = malloc(PROGRAM_BYTES_MAX + 2);
+    char *program = malloc(RUN_OUTPUT_BYTES_MAX + 2);
     assert_non_null(program);
-    memset(program, 'x', PROGRAM_BYTES_MAX + 1);
-    program[PROGRAM_BYTES_MAX + 1] = '\0';
+    memset(program, 'x', RUN_OUTPUT_BYTES_MAX + 1);
+    program[RUN_OUTPUT_BYTES_MAX + 1] = '\0';
     request.program = program;
     assert_int_equal(decode(*state, &envelope, &err), -EBADMSG);
     assert_string_equal(err.text, "message VerifyRequest: field program is too long");
-    program[PROGRAM_BYTES_MAX] = '\0';
+    program[RUN_OUTPUT_BYTES_MAX] = '\0';
     assert_int_equal(decode(*state, &envelope, &err), 0);
 
     char *inputs[TASK_INPUTS_MAX + 1];
