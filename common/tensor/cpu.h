@@ -34,6 +34,7 @@
 #define cpu_adamw              CPU(adamw)
 #define cpu_square_sum         CPU(square_sum)
 #define cpu_round_bf16         CPU(round_bf16)
+#define cpu_burn               CPU(burn)
 
 void cpu_product(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                  struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
@@ -71,5 +72,6 @@ float cpu_softmax_gradient(float *dx, const float *x, int64_t n, float lse, floa
 void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw *step, int64_t n);
 double cpu_square_sum(const float *x, int64_t n);
 void cpu_round_bf16(float *y, const float *x, int64_t n);
+double cpu_burn(float *sink, int64_t rounds);
 
 #endif

@@ -19,7 +19,6 @@ static void rescale(float *out, float factor, int64_t D)
 void cpu_softmax_block(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
                        const int32_t *valid, int64_t rows)
 {
-    const v16i lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const v16 lowest = v_set(-INFINITY);
     for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, out += ld) {
         if (valid[r] == 0) {
@@ -27,15 +26,14 @@ void cpu_softmax_block(float *score, float *max, float *sum, float *out, int64_t
             v_store(score + VEC, v_set(0.0f));
             continue;
         }
-        const v16i limit = valid[r] - (v16i){0};
-        v16 a = v_select(lane < limit, v_load(score), lowest);
-        v16 b = v_select(lane + VEC < limit, v_load(score + VEC), lowest);
+        v16 a = v_select(lanes_below(valid[r]), v_load(score), lowest);
+        v16 b = v_select(lanes_below(valid[r] - VEC), v_load(score + VEC), lowest);
         float top = v_max_lane(v_max(a, b));
         top = top > max[r] ? top : max[r];
-        a = v_exp(a - v_set(top)); // e^-inf is 0: the masked keys
-        b = v_exp(b - v_set(top));
+        a = v_exp(v_sub(a, v_set(top))); // e^-inf is 0: the masked keys
+        b = v_exp(v_sub(b, v_set(top)));
         float factor = exp_one(max[r] - top);
-        sum[r] = fmaf(sum[r], factor, v_sum(a + b));
+        sum[r] = fmaf(sum[r], factor, v_sum(v_add(a, b)));
         max[r] = top;
         rescale(out, factor, D);
         v_store(score, a);
@@ -56,9 +54,10 @@ void cpu_softmax_backward(float *score, float *dp, const float *lse, const float
     for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, dp += ATTENTION_BLOCK) {
         const int count[2] = {first_half(valid[r]), valid[r] - first_half(valid[r])};
         for (int half = 0; half < 2; half++) {
-            v16 p = v_exp(v_load(score + half * VEC) - v_set(lse[r]));
+            v16 p = v_exp(v_sub(v_load(score + half * VEC), v_set(lse[r])));
             p = v_keep(p, count[half]);
-            v16 ds = v_keep(p * (v_load(dp + half * VEC) - v_set(delta[r])), count[half]);
+            v16 ds = v_mul(p, v_sub(v_load(dp + half * VEC), v_set(delta[r])));
+            ds = v_keep(ds, count[half]);
             v_store(score + half * VEC, p);
             v_store(dp + half * VEC, ds);
         }

@@ -19,7 +19,7 @@ void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64
         float r = 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
         FOR_VEC(i, c, C)
         {
-            v16 v = v_load_n(x + i, (int)c) * v_set(r) * v_load_n(gain + i, (int)c);
+            v16 v = v_mul(v_mul(v_load_n(x + i, (int)c), v_set(r)), v_load_n(gain + i, (int)c));
             v_store_n(y + i, v, (int)c);
         }
         if (rstd != NULL) {
@@ -37,17 +37,17 @@ void cpu_rmsnorm_backward(float *dx, float *dgain, const float *dy, const float 
         v16 sum = v_set(0.0f);
         FOR_VEC(i, c, C)
         {
-            v16 n = v_load_n(x + i, (int)c) * r;
+            v16 n = v_mul(v_load_n(x + i, (int)c), r);
             v16 d = v_load_n(dy + i, (int)c);
             v_store_n(dgain + i, v_fma(d, n, v_load_n(dgain + i, (int)c)), (int)c);
-            sum = v_fma(d * v_load_n(gain + i, (int)c), n, sum);
+            sum = v_fma(v_mul(d, v_load_n(gain + i, (int)c)), n, sum);
         }
         v16 mean = v_set(v_sum(sum) / (float)C);
         FOR_VEC(i, c, C)
         {
-            v16 n = v_load_n(x + i, (int)c) * r;
-            v16 d = v_load_n(dy + i, (int)c) * v_load_n(gain + i, (int)c);
-            v16 g = v_fma(r, d - n * mean, v_load_n(dx + i, (int)c));
+            v16 n = v_mul(v_load_n(x + i, (int)c), r);
+            v16 d = v_mul(v_load_n(dy + i, (int)c), v_load_n(gain + i, (int)c));
+            v16 g = v_fma(r, v_sub(d, v_mul(n, mean)), v_load_n(dx + i, (int)c));
             v_store_n(dx + i, g, (int)c);
         }
     }
@@ -60,19 +60,19 @@ void cpu_layernorm(float *y, float *mean, float *rstd, const float *x, const flo
         v16 sum = v_set(0.0f);
         FOR_VEC(i, c, C)
         {
-            sum += v_load_n(x + i, (int)c);
+            sum = v_add(sum, v_load_n(x + i, (int)c));
         }
         float m = v_sum(sum) / (float)C;
         v16 squares = v_set(0.0f);
         FOR_VEC(i, c, C)
         {
-            v16 d = v_keep(v_load_n(x + i, (int)c) - v_set(m), (int)c);
+            v16 d = v_keep(v_sub(v_load_n(x + i, (int)c), v_set(m)), (int)c);
             squares = v_fma(d, d, squares);
         }
         float r = 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
         FOR_VEC(i, c, C)
         {
-            v16 n = (v_load_n(x + i, (int)c) - v_set(m)) * v_set(r);
+            v16 n = v_mul(v_sub(v_load_n(x + i, (int)c), v_set(m)), v_set(r));
             v16 v = v_fma(n, v_load_n(gain + i, (int)c), v_load_n(bias + i, (int)c));
             v_store_n(y + i, v, (int)c);
         }
@@ -95,21 +95,22 @@ void cpu_layernorm_backward(float *dx, float *dgain, float *dbias, const float *
         v16 sum_dn = v_set(0.0f);
         FOR_VEC(i, c, C)
         {
-            v16 n = (v_load_n(x + i, (int)c) - m) * r;
+            v16 n = v_mul(v_sub(v_load_n(x + i, (int)c), m), r);
             v16 g = v_load_n(dy + i, (int)c);
-            v16 d = g * v_load_n(gain + i, (int)c); // zero behind the row, as dy is
+            v16 d = v_mul(g, v_load_n(gain + i, (int)c)); // zero behind the row, as dy is
             v_store_n(dgain + i, v_fma(g, n, v_load_n(dgain + i, (int)c)), (int)c);
-            v_store_n(dbias + i, v_load_n(dbias + i, (int)c) + g, (int)c);
-            sum_d += d;
+            v_store_n(dbias + i, v_add(v_load_n(dbias + i, (int)c), g), (int)c);
+            sum_d = v_add(sum_d, d);
             sum_dn = v_fma(d, n, sum_dn);
         }
         v16 mean_d = v_set(v_sum(sum_d) / (float)C);
         v16 mean_dn = v_set(v_sum(sum_dn) / (float)C);
         FOR_VEC(i, c, C)
         {
-            v16 n = (v_load_n(x + i, (int)c) - m) * r;
-            v16 d = v_load_n(dy + i, (int)c) * v_load_n(gain + i, (int)c);
-            v16 g = v_fma(r, d - mean_d - n * mean_dn, v_load_n(dx + i, (int)c));
+            v16 n = v_mul(v_sub(v_load_n(x + i, (int)c), m), r);
+            v16 d = v_mul(v_load_n(dy + i, (int)c), v_load_n(gain + i, (int)c));
+            d = v_sub(v_sub(d, mean_d), v_mul(n, mean_dn));
+            v16 g = v_fma(r, d, v_load_n(dx + i, (int)c));
             v_store_n(dx + i, g, (int)c);
         }
     }
@@ -120,7 +121,8 @@ void cpu_add_bias(float *y, int64_t ld, const float *bias, int64_t T, int64_t C)
     for (int64_t t = 0; t < T; t++, y += ld) {
         FOR_VEC(i, c, C)
         {
-            v_store_n(y + i, v_load_n(y + i, (int)c) + v_load_n(bias + i, (int)c), (int)c);
+            v16 sum = v_add(v_load_n(y + i, (int)c), v_load_n(bias + i, (int)c));
+            v_store_n(y + i, sum, (int)c);
         }
     }
 }
@@ -130,7 +132,8 @@ void cpu_bias_backward(float *dbias, const float *dy, int64_t ld, int64_t T, int
     for (int64_t t = 0; t < T; t++, dy += ld) {
         FOR_VEC(i, c, C)
         {
-            v_store_n(dbias + i, v_load_n(dbias + i, (int)c) + v_load_n(dy + i, (int)c), (int)c);
+            v16 sum = v_add(v_load_n(dbias + i, (int)c), v_load_n(dy + i, (int)c));
+            v_store_n(dbias + i, sum, (int)c);
         }
     }
 }
@@ -139,7 +142,7 @@ void cpu_add(float *y, const float *x, int64_t n)
 {
     FOR_VEC(i, c, n)
     {
-        v_store_n(y + i, v_load_n(y + i, (int)c) + v_load_n(x + i, (int)c), (int)c);
+        v_store_n(y + i, v_add(v_load_n(y + i, (int)c), v_load_n(x + i, (int)c)), (int)c);
     }
 }
 
@@ -147,7 +150,7 @@ void cpu_scale(float *x, float factor, int64_t n)
 {
     FOR_VEC(i, c, n)
     {
-        v_store_n(x + i, v_load_n(x + i, (int)c) * v_set(factor), (int)c);
+        v_store_n(x + i, v_mul(v_load_n(x + i, (int)c), v_set(factor)), (int)c);
     }
 }
 
@@ -168,9 +171,9 @@ static void rope_head(float *x, const float *cosine, const float *sine, int64_t 
         v16 a = v_load_n(x + i, (int)c);
         v16 b = v_load_n(x + half + i, (int)c);
         v16 co = v_load_n(cosine + i, (int)c);
-        v16 si = v_load_n(sine + i, (int)c) * v_set(sign);
-        v_store_n(x + i, v_fma(a, co, -(b * si)), (int)c);
-        v_store_n(x + half + i, v_fma(b, co, a * si), (int)c);
+        v16 si = v_mul(v_load_n(sine + i, (int)c), v_set(sign));
+        v_store_n(x + i, v_fma(a, co, v_negate(v_mul(b, si))), (int)c);
+        v_store_n(x + half + i, v_fma(b, co, v_mul(a, si)), (int)c);
     }
 }
 
@@ -192,7 +195,7 @@ void cpu_swiglu(float *y, const float *gate_up, int64_t T, int64_t F)
         {
             v16 g = v_load_n(gate_up + i, (int)c);
             v16 u = v_load_n(gate_up + F + i, (int)c);
-            v_store_n(y + i, g * v_sigmoid(g) * u, (int)c);
+            v_store_n(y + i, v_mul(v_mul(g, v_sigmoid(g)), u), (int)c);
         }
     }
 }
@@ -207,9 +210,9 @@ void cpu_swiglu_backward(float *dgate_up, const float *dy, const float *gate_up,
             v16 u = v_load_n(gate_up + F + i, (int)c);
             v16 d = v_load_n(dy + i, (int)c);
             v16 s = v_sigmoid(g);
-            v16 slope = s * v_fma(g, v_set(1.0f) - s, v_set(1.0f));
-            v_store_n(dgate_up + i, d * u * slope, (int)c);
-            v_store_n(dgate_up + F + i, d * g * s, (int)c);
+            v16 slope = v_mul(s, v_fma(g, v_sub(v_set(1.0f), s), v_set(1.0f)));
+            v_store_n(dgate_up + i, v_mul(v_mul(d, u), slope), (int)c);
+            v_store_n(dgate_up + F + i, v_mul(v_mul(d, g), s), (int)c);
         }
     }
 }
@@ -219,7 +222,8 @@ static const float gelu_b = 0.044715f;
 
 VEC_INLINE v16 gelu_tanh(v16 x)
 {
-    return v_tanh(v_set(gelu_a) * v_fma(v_set(gelu_b) * x * x, x, x));
+    v16 cube = v_mul(v_mul(v_set(gelu_b), x), x);
+    return v_tanh(v_mul(v_set(gelu_a), v_fma(cube, x, x)));
 }
 
 void cpu_gelu(float *y, const float *x, int64_t n)
@@ -227,7 +231,8 @@ void cpu_gelu(float *y, const float *x, int64_t n)
     FOR_VEC(i, c, n)
     {
         v16 v = v_load_n(x + i, (int)c);
-        v_store_n(y + i, v_set(0.5f) * v * (v_set(1.0f) + gelu_tanh(v)), (int)c);
+        v16 half = v_mul(v_set(0.5f), v);
+        v_store_n(y + i, v_mul(half, v_add(v_set(1.0f), gelu_tanh(v))), (int)c);
     }
 }
 
@@ -237,9 +242,10 @@ void cpu_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
     {
         v16 v = v_load_n(x + i, (int)c);
         v16 t = gelu_tanh(v);
-        v16 inner = v_set(gelu_a) * v_fma(v_set(3.0f * gelu_b) * v, v, v_set(1.0f));
-        v16 slope =
-            v_set(0.5f) * (v_set(1.0f) + t) + v_set(0.5f) * v * (v_set(1.0f) - t * t) * inner;
-        v_store_n(dx + i, v_load_n(dy + i, (int)c) * slope, (int)c);
+        v16 inner = v_fma(v_mul(v_set(3.0f * gelu_b), v), v, v_set(1.0f));
+        inner = v_mul(v_set(gelu_a), inner);
+        v16 rest = v_mul(v_mul(v_set(0.5f), v), v_sub(v_set(1.0f), v_mul(t, t)));
+        v16 slope = v_add(v_mul(v_set(0.5f), v_add(v_set(1.0f), t)), v_mul(rest, inner));
+        v_store_n(dx + i, v_mul(v_load_n(dy + i, (int)c), slope), (int)c);
     }
 }

@@ -21,10 +21,10 @@ float cpu_exp_weights(float *y, const float *x, int64_t n, float top, float fact
     v16 sum = v_set(0.0f);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        v16 e = v_exp((v_load_n(x + i, count) - v_set(top)) * v_set(factor));
+        v16 e = v_exp(v_mul(v_sub(v_load_n(x + i, count), v_set(top)), v_set(factor)));
         e = v_keep(e, count);
         v_store_n(y + i, e, count);
-        sum += e;
+        sum = v_add(sum, e);
     }
     return v_sum(sum);
 }
@@ -35,7 +35,8 @@ float cpu_log_sum_exp(const float *x, int64_t n)
     v16 sum = v_set(0.0f);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        sum += v_keep(v_exp(v_load_n(x + i, count) - v_set(max)), count);
+        v16 e = v_exp(v_sub(v_load_n(x + i, count), v_set(max)));
+        sum = v_add(sum, v_keep(e, count));
     }
     return max + logf(v_sum(sum));
 }
@@ -47,16 +48,16 @@ float cpu_softmax_gradient(float *dx, const float *x, int64_t n, float lse, floa
     v16 sum = v_set(0.0f);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        v16 logp = v_load_n(x + i, count) - v_set(lse);
+        v16 logp = v_sub(v_load_n(x + i, count), v_set(lse));
         sum = v_fma(v_keep(v_exp(logp), count), logp, sum);
     }
     float entropy = -v_sum(sum);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        v16 logp = v_load_n(x + i, count) - v_set(lse);
+        v16 logp = v_sub(v_load_n(x + i, count), v_set(lse));
         v16 p = v_exp(logp);
-        v16 slope = v_fma(v_set(-entropy_scale), logp + v_set(entropy), v_set(scale));
-        v_store_n(dx + i, p * slope, count);
+        v16 slope = v_fma(v_set(-entropy_scale), v_add(logp, v_set(entropy)), v_set(scale));
+        v_store_n(dx + i, v_mul(p, slope), count);
     }
     return entropy;
 }

@@ -2,14 +2,6 @@
 #include "common/tensor/cpu.h"
 #include "common/tensor/vec.h"
 
-VEC_INLINE v16 v_sqrt(v16 v)
-{
-    for (int i = 0; i < VEC; i++) {
-        v[i] = sqrtf(v[i]);
-    }
-    return v;
-}
-
 void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw *step, int64_t n)
 {
     const v16 beta1 = v_set(step->beta1);
@@ -21,11 +13,13 @@ void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw 
     const v16 keep = v_set(1.0f - step->lr * step->weight_decay);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        v16 grad = v_load_n(g + i, count) * v_set(step->grad_scale);
-        v16 first = v_fma(rest1, grad, beta1 * v_load_n(m + i, count));
-        v16 second = v_fma(rest2 * grad, grad, beta2 * v_load_n(v + i, count));
-        v16 weight = v_load_n(w + i, count) * keep;
-        weight -= size * first / (v_sqrt(second) * root + v_set(step->epsilon));
+        v16 grad = v_mul(v_load_n(g + i, count), v_set(step->grad_scale));
+        v16 first = v_fma(rest1, grad, v_mul(beta1, v_load_n(m + i, count)));
+        v16 second = v_mul(beta2, v_load_n(v + i, count));
+        second = v_fma(v_mul(rest2, grad), grad, second);
+        v16 weight = v_mul(v_load_n(w + i, count), keep);
+        v16 bound = v_add(v_mul(v_sqrt(second), root), v_set(step->epsilon));
+        weight = v_sub(weight, v_div(v_mul(size, first), bound));
         v_store_n(m + i, first, count);
         v_store_n(v + i, second, count);
         v_store_n(w + i, weight, count);
@@ -52,8 +46,6 @@ void cpu_round_bf16(float *y, const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        v16i bits = (v16i)v_load_n(x + i, count);
-        bits += 0x7FFF + ((bits >> 16) & 1); // weights are finite: NaN needs no care here
-        v_store_n(y + i, (v16)(bits & (int32_t)0xFFFF0000), count);
+        v_store_n(y + i, v_round_bf16(v_load_n(x + i, count)), count);
     }
 }

@@ -33,4 +33,5 @@ const struct kernels CPU(table) = {
     .adamw = cpu_adamw,
     .square_sum = cpu_square_sum,
     .round_bf16 = cpu_round_bf16,
+    .burn = cpu_burn,
 };

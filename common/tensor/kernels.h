@@ -108,6 +108,10 @@ struct kernels {
     double (*square_sum)(const float *x, int64_t n);
     // y = x rounded to bf16 (nearest even) and widened.
     void (*round_bf16)(float *y, const float *x, int64_t n);
+
+    // Keeps the multiply-add units busy for `rounds` and returns how many operations that were: the
+    // peak that a benchmark compares with. *sink is read and written, any number.
+    double (*burn)(float *sink, int64_t rounds);
 };
 
 // kernels_best is the fastest table that this host runs; kernels_find one by name, NULL when the

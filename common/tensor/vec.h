@@ -4,6 +4,9 @@
 // (CMakeLists.txt), each into a table of its own. Only operations that round the same everywhere
 // are here: add, multiply, fused multiply-add, compare, and sums in one fixed tree. So the portable
 // build is the definition of right, and AVX2 and AVX-512 must and do equal it.
+//
+// A v16 is one, two or four parts of the width that the registers have. (A single vector type of 64
+// bytes would be kept in memory by gcc wherever registers are narrower.)
 #ifndef COMMON_TENSOR_VEC_H
 #define COMMON_TENSOR_VEC_H
 
@@ -17,157 +20,276 @@
 
 enum { VEC = 16 };
 
-typedef float v16 __attribute__((vector_size(64)));
-typedef int32_t v16i __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+enum { PART = 16 };
+#define EACH_PART(body) EACH_PART_AT(0, body)
+#elif defined(__AVX2__)
+enum { PART = 8 };
+#define EACH_PART(body) EACH_PART_AT(0, body) EACH_PART_AT(1, body)
+#else
+enum { PART = 4 };
+#define EACH_PART(body)                                                                            \
+    EACH_PART_AT(0, body) EACH_PART_AT(1, body) EACH_PART_AT(2, body) EACH_PART_AT(3, body)
+#endif
+// `body` with p, the number of a part, as a constant.
+#define EACH_PART_AT(number, body)                                                                 \
+    {                                                                                              \
+        enum { p = number };                                                                       \
+        body;                                                                                      \
+    }
+
+typedef float part_f __attribute__((vector_size(PART * 4)));
+typedef int32_t part_i __attribute__((vector_size(PART * 4)));
+
+typedef struct {
+    part_f part[VEC / PART];
+} v16;
+
+typedef struct {
+    part_i part[VEC / PART];
+} v16i;
 
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
 VEC_INLINE v16 v_set(float value)
 {
-    return value - (v16){0};
+    v16 v;
+    EACH_PART(v.part[p] = value - (part_f){0});
+    return v;
 }
 
 VEC_INLINE v16 v_load(const float *from)
 {
     v16 v;
-    memcpy(&v, from, sizeof(v));
+    EACH_PART(memcpy(&v.part[p], from + p * PART, sizeof(part_f)));
     return v;
 }
 
 VEC_INLINE void v_store(float *to, v16 v)
 {
-    memcpy(to, &v, sizeof(v));
+    EACH_PART(memcpy(to + p * PART, &v.part[p], sizeof(part_f)));
+}
+
+// lanes_below is all ones in the lanes below `count`.
+VEC_INLINE v16i lanes_below(int count)
+{
+    static const int32_t lane[VEC] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    v16i mask;
+    EACH_PART(part_i number; memcpy(&number, lane + p * PART, sizeof(number));
+              mask.part[p] = number < count - (part_i){0});
+    return mask;
 }
 
 // v_load_n reads the first `count` floats (0 .. 16) and zeros behind them; nothing beyond is
 // touched.
 VEC_INLINE v16 v_load_n(const float *from, int count)
 {
+    if (__builtin_expect(count >= VEC, 1)) {
+        return v_load(from);
+    }
+    v16 v;
 #if defined(__AVX512F__)
-    return (v16)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+    v.part[0] = (part_f)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#elif defined(__AVX2__)
+    v16i mask = lanes_below(count);
+    EACH_PART(v.part[p] = _mm256_maskload_ps(from + p * PART, (__m256i)mask.part[p]));
 #else
-    v16 v = {0};
-    memcpy(&v, from, (size_t)count * sizeof(float));
-    return v;
+    float lane[VEC] = {0};
+    memcpy(lane, from, (size_t)count * sizeof(float));
+    v = v_load(lane);
 #endif
+    return v;
 }
 
 VEC_INLINE void v_store_n(float *to, v16 v, int count)
 {
+    if (__builtin_expect(count >= VEC, 1)) {
+        v_store(to, v);
+        return;
+    }
 #if defined(__AVX512F__)
-    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v.part[0]);
+#elif defined(__AVX2__)
+    v16i mask = lanes_below(count);
+    EACH_PART(_mm256_maskstore_ps(to + p * PART, (__m256i)mask.part[p], v.part[p]));
 #else
     memcpy(to, &v, (size_t)count * sizeof(float));
 #endif
+}
+
+VEC_INLINE v16 v_add(v16 a, v16 b)
+{
+    EACH_PART(a.part[p] += b.part[p]);
+    return a;
+}
+
+VEC_INLINE v16 v_sub(v16 a, v16 b)
+{
+    EACH_PART(a.part[p] -= b.part[p]);
+    return a;
+}
+
+VEC_INLINE v16 v_mul(v16 a, v16 b)
+{
+    EACH_PART(a.part[p] *= b.part[p]);
+    return a;
+}
+
+VEC_INLINE v16 v_div(v16 a, v16 b)
+{
+    EACH_PART(a.part[p] /= b.part[p]);
+    return a;
+}
+
+VEC_INLINE v16 v_negate(v16 a)
+{
+    EACH_PART(a.part[p] = -a.part[p]);
+    return a;
 }
 
 // v_fma is a*b + c, rounded once.
 VEC_INLINE v16 v_fma(v16 a, v16 b, v16 c)
 {
 #if defined(__AVX512F__)
-    return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    c.part[0] = (part_f)_mm512_fmadd_ps((__m512)a.part[0], (__m512)b.part[0], (__m512)c.part[0]);
 #elif defined(__FMA__)
-    union {
-        v16 v;
-        __m256 half[2];
-    } x = {.v = a}, y = {.v = b}, z = {.v = c};
-    z.half[0] = _mm256_fmadd_ps(x.half[0], y.half[0], z.half[0]);
-    z.half[1] = _mm256_fmadd_ps(x.half[1], y.half[1], z.half[1]);
-    return z.v;
+    EACH_PART(c.part[p] = _mm256_fmadd_ps(a.part[p], b.part[p], c.part[p]));
 #else
+    float x[VEC], y[VEC], z[VEC];
+    v_store(x, a);
+    v_store(y, b);
+    v_store(z, c);
     for (int i = 0; i < VEC; i++) {
-        c[i] = fmaf(a[i], b[i], c[i]);
+        z[i] = fmaf(x[i], y[i], z[i]);
     }
-    return c;
+    c = v_load(z);
 #endif
+    return c;
+}
+
+VEC_INLINE v16 v_sqrt(v16 v)
+{
+#if defined(__AVX512F__)
+    v.part[0] = (part_f)_mm512_sqrt_ps((__m512)v.part[0]);
+#elif defined(__AVX2__)
+    EACH_PART(v.part[p] = _mm256_sqrt_ps(v.part[p]));
+#else
+    float lane[VEC];
+    v_store(lane, v);
+    for (int i = 0; i < VEC; i++) {
+        lane[i] = sqrtf(lane[i]);
+    }
+    v = v_load(lane);
+#endif
+    return v;
+}
+
+VEC_INLINE v16i v_less(v16 a, v16 b)
+{
+    v16i mask;
+    EACH_PART(mask.part[p] = a.part[p] < b.part[p]);
+    return mask;
 }
 
 VEC_INLINE v16 v_select(v16i mask, v16 yes, v16 no)
 {
-    return (v16)(((v16i)yes & mask) | ((v16i)no & ~mask));
+    v16 v;
+    EACH_PART(v.part[p] = (part_f)(((part_i)yes.part[p] & mask.part[p]) |
+                                   ((part_i)no.part[p] & ~mask.part[p])));
+    return v;
+}
+
+// v_round_bf16 rounds to 8 bits of mantissa, to nearest even. A NaN may come out as infinity.
+VEC_INLINE v16 v_round_bf16(v16 v)
+{
+    EACH_PART(part_i bits = (part_i)v.part[p]; bits += 0x7FFF + ((bits >> 16) & 1);
+              v.part[p] = (part_f)(bits & (int32_t)0xFFFF0000));
+    return v;
 }
 
 // v_keep zeros the lanes from `count` on.
 VEC_INLINE v16 v_keep(v16 v, int count)
 {
-    const v16i lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return v_select(lane < count - (v16i){0}, v, v_set(0.0f));
+    v16i mask = lanes_below(count);
+    EACH_PART(v.part[p] = (part_f)((part_i)v.part[p] & mask.part[p]));
+    return v;
 }
 
+// v_max is b where they are equal or not comparable, and so is v_min: what the instructions do.
 VEC_INLINE v16 v_max(v16 a, v16 b)
 {
-    return v_select(a > b, a, b);
+    return v_select(v_less(b, a), a, b);
 }
 
 VEC_INLINE v16 v_min(v16 a, v16 b)
 {
-    return v_select(a < b, a, b);
+    return v_select(v_less(a, b), a, b);
 }
+
+typedef float quad __attribute__((vector_size(16)));
 
 // v_sum adds the lanes in a fixed tree: i with i+8, then +4, +2, +1.
 VEC_INLINE float v_sum(v16 v)
 {
-    float lane[VEC];
-    v_store(lane, v);
-    for (int half = VEC / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            lane[i] += lane[i + half];
-        }
-    }
-    return lane[0];
+    quad q[4];
+    memcpy(q, &v, sizeof(v));
+    q[0] = (q[0] + q[2]) + (q[1] + q[3]);
+    return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
 }
 
 VEC_INLINE float v_max_lane(v16 v)
 {
-    float lane[VEC];
-    v_store(lane, v);
-    for (int half = VEC / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-        }
+    quad q[4];
+    memcpy(q, &v, sizeof(v));
+    float top = q[0][0];
+    for (int i = 1; i < VEC; i++) {
+        float lane = q[i / 4][i % 4];
+        top = top > lane ? top : lane;
     }
-    return lane[0];
+    return top;
 }
 
 // v_exp is e^x within 2 ulp on [-87, 88]; below it is 0, above it is clamped. Cody-Waite reduction
 // by ln 2 and a polynomial of degree 6 (Cephes expf).
 VEC_INLINE v16 v_exp(v16 x)
 {
-    const v16i tiny = x < v_set(-87.0f);
+    const v16i tiny = v_less(x, v_set(-87.0f));
     x = v_min(v_max(x, v_set(-87.0f)), v_set(88.0f));
     const v16 shift = v_set(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
     v16 n = v_fma(x, v_set(1.44269504088896341f), shift);
-    v16i exponent = (v16i)n << 23;
-    n -= shift;
+    v16i exponent;
+    EACH_PART(exponent.part[p] = (part_i)n.part[p] << 23);
+    n = v_sub(n, shift);
     v16 r = v_fma(n, v_set(-0.693359375f), x);
     r = v_fma(n, v_set(2.12194440e-4f), r);
-    v16 p = v_set(1.9875691500e-4f);
-    p = v_fma(p, r, v_set(1.3981999507e-3f));
-    p = v_fma(p, r, v_set(8.3334519073e-3f));
-    p = v_fma(p, r, v_set(4.1665795894e-2f));
-    p = v_fma(p, r, v_set(1.6666665459e-1f));
-    p = v_fma(p, r, v_set(5.0000001201e-1f));
-    p = v_fma(p, r * r, r + v_set(1.0f));
-    return v_select(tiny, v_set(0.0f), (v16)((v16i)p + exponent));
+    v16 y = v_set(1.9875691500e-4f);
+    y = v_fma(y, r, v_set(1.3981999507e-3f));
+    y = v_fma(y, r, v_set(8.3334519073e-3f));
+    y = v_fma(y, r, v_set(4.1665795894e-2f));
+    y = v_fma(y, r, v_set(1.6666665459e-1f));
+    y = v_fma(y, r, v_set(5.0000001201e-1f));
+    y = v_fma(y, v_mul(r, r), v_add(r, v_set(1.0f)));
+    EACH_PART(y.part[p] = (part_f)(((part_i)y.part[p] + exponent.part[p]) & ~tiny.part[p]));
+    return y;
 }
 
 VEC_INLINE float exp_one(float x)
 {
-    return v_exp(v_set(x))[0];
+    return v_exp(v_set(x)).part[0][0];
 }
 
 // v_sigmoid is 1 / (1 + e^-x).
 VEC_INLINE v16 v_sigmoid(v16 x)
 {
-    return v_set(1.0f) / (v_set(1.0f) + v_exp(-x));
+    return v_div(v_set(1.0f), v_add(v_set(1.0f), v_exp(v_negate(x))));
 }
 
 // v_tanh is (e^2x - 1) / (e^2x + 1), for |x| up to 20 where it is 1 in f32.
 VEC_INLINE v16 v_tanh(v16 x)
 {
     x = v_min(v_max(x, v_set(-20.0f)), v_set(20.0f));
-    v16 e = v_exp(x + x);
-    return (e - v_set(1.0f)) / (e + v_set(1.0f));
+    v16 e = v_exp(v_add(x, x));
+    return v_div(v_sub(e, v_set(1.0f)), v_add(e, v_set(1.0f)));
 }
 
 #endif

@@ -14,6 +14,9 @@ struct benchmark {
 };
 
 static const struct benchmark benchmarks[] = {
+    {"decode", bench_decode, "bench decode", "sampled tokens a second, by the actor's scheduler"},
+    {"prefill", bench_prefill, "bench prefill", "prompt tokens a second, likewise"},
+    {"train", bench_train, "bench train", "tokens a second of a training step"},
     {"verifier", bench_verifier, "bench verifier", "sandboxed runs and checks a second, latency"},
 };
 

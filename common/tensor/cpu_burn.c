@@ -1,0 +1,34 @@
+// What the multiply-add units can do at most: independent chains in registers, no memory.
+#include "common/tensor/cpu.h"
+#include "common/tensor/vec.h"
+
+// Chains enough to hide the latency of every unit, few enough to stay in registers.
+#if defined(__AVX512F__)
+enum { CHAINS = 12 };
+#else
+enum { CHAINS = 6 };
+#endif
+
+double cpu_burn(float *sink, int64_t rounds)
+{
+    const v16 factor = v_set(0.999f);
+    const v16 step = v_set(0.001f);
+    v16 chain[CHAINS];
+#pragma GCC unroll 16
+    for (int i = 0; i < CHAINS; i++) {
+        chain[i] = v_set(*sink + (float)i);
+    }
+    for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 16
+        for (int i = 0; i < CHAINS; i++) {
+            chain[i] = v_fma(chain[i], factor, step);
+        }
+    }
+    v16 sum = v_set(0.0f);
+#pragma GCC unroll 16
+    for (int i = 0; i < CHAINS; i++) {
+        sum = v_add(sum, chain[i]);
+    }
+    *sink = v_sum(sum);
+    return 2.0 * VEC * CHAINS * (double)rounds;
+}

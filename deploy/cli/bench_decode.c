@@ -1,0 +1,65 @@
+// kelvin bench decode: tokens a second through the actor's scheduler, sampling and log-probs
+// included.
+#include "common/base/cleanup.h"
+#include "deploy/cli/bench.h"
+#include "deploy/cli/bench_rollout.h"
+#include "deploy/cli/cli.h"
+
+static const char what[] =
+    "Has --batch sequences of random tokens continued by the actor's engine, with sampling and\n"
+    "log-probabilities. tokens_per_s counts the tokens after each sequence's first one and the "
+    "time\n"
+    "that they took; the prompts are timed in runs of their own.";
+
+static int measure(const struct bench_options *options, struct error *err)
+{
+    CLEANUP(engine_destroyp) struct engine *engine = NULL;
+    struct model *model = NULL;
+    struct rollout_time prompts, whole;
+    int code = bench_model(&model, options, err);
+    if (code < 0) {
+        return code;
+    }
+    code = rollout_engine(&engine, options, model, err);
+    if (code < 0) {
+        model_destroy(model);
+        return code;
+    }
+    code = rollout_run(&prompts, engine, options, 1, err);
+    code = code < 0 ? code : rollout_run(&whole, engine, options, options->tokens, err);
+    if (code < 0) {
+        return code;
+    }
+    const double batch = (double)options->batch, tokens = (double)options->tokens;
+    const double rows = batch * (tokens - 1.0), context = (double)options->prompt + tokens / 2.0;
+    const double seconds = whole.seconds - prompts.seconds;
+    const struct bench_result result = {
+        .name = "decode",
+        .seconds = seconds,
+        .cpu_seconds = whole.cpu_seconds - prompts.cpu_seconds,
+        .tokens = rows,
+        .operations = rollout_operations(model, rows, context, rows),
+        .bytes = rollout_bytes(model, whole.calls - prompts.calls, rows, context)};
+    const double prompt_tokens = (double)options->prompt * batch / (double)options->samples;
+    json_t *extra = json_pack("{s:f, s:f, s:f}", "prompt_tokens_per_s",
+                              prompt_tokens / prompts.seconds, "whole_seconds", whole.seconds,
+                              "whole_tokens_per_s", batch * tokens / whole.seconds);
+    return bench_print(options, model, &result, extra, err);
+}
+
+int bench_decode(int argc, char **argv)
+{
+    struct bench_options options = {
+        .batch = 64, .prompt = 128, .tokens = 128, .samples = 1, .rows = 256, .repeats = 3};
+    if (cli_wants_help(argc, argv)) {
+        bench_options_help(argv[0], what, &options);
+        return 0;
+    }
+    struct error err = {0};
+    int code = bench_options_read(&options, argc, argv, &err);
+    if (code == 0 && options.tokens < 2) {
+        return cli_fail(argv[0], "--tokens must be 2 or more: the first one is prefill's");
+    }
+    code = code < 0 ? code : measure(&options, &err);
+    return code < 0 ? cli_fail(argv[0], "%s", err.text) : 0;
+}

@@ -1,0 +1,128 @@
+// kelvin bench train: one optimizer step of the learner, timed.
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/clock.h"
+#include "deploy/cli/bench.h"
+#include "deploy/cli/bench_engine.h"
+#include "deploy/cli/cli.h"
+#include "learner/step.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static const char what[] =
+    "Runs whole training steps (forward, policy loss, backward, AdamW) on --batch sequences of\n"
+    "random tokens, of which the --tokens response tokens are trained on. tokens_per_s counts all\n"
+    "of them, shared prompts once for each response.";
+
+struct inputs {
+    struct sequence *sequences;
+    int32_t *ids;
+    float *weights, *behaviour;
+};
+
+static void inputs_finish(struct inputs *inputs)
+{
+    free(inputs->sequences);
+    free(inputs->ids);
+    free(inputs->weights);
+    free(inputs->behaviour);
+}
+
+static int inputs_make(struct inputs *inputs, const struct bench_options *options, int32_t V,
+                       struct error *err)
+{
+    const int64_t count = options->prompt + options->tokens, all = count * options->batch;
+    inputs->sequences = calloc((size_t)options->batch, sizeof(*inputs->sequences));
+    inputs->ids = calloc((size_t)all, sizeof(*inputs->ids));
+    inputs->weights = calloc((size_t)count, sizeof(*inputs->weights));
+    inputs->behaviour = calloc((size_t)count, sizeof(*inputs->behaviour));
+    if (inputs->sequences == NULL || inputs->ids == NULL || inputs->weights == NULL ||
+        inputs->behaviour == NULL) {
+        return error_set(err, -ENOMEM, "no memory for %lld tokens", (long long)all);
+    }
+    for (int64_t i = options->prompt; i < count; i++) {
+        inputs->weights[i] = 1.0f / (float)(options->tokens * options->batch);
+        inputs->behaviour[i] = -8.0f;
+    }
+    for (int64_t k = 0; k < options->batch; k++) {
+        int32_t *ids = inputs->ids + k * count;
+        bench_ids(ids, count, V, (uint64_t)k);
+        bench_ids(ids, options->prompt, V, 1000000 + (uint64_t)(k / options->samples));
+        inputs->sequences[k] = (struct sequence){.count = (int32_t)count,
+                                                 .ids = ids,
+                                                 .weight = inputs->weights,
+                                                 .behaviour = inputs->behaviour,
+                                                 .advantage = k % 2 == 0 ? 1.0f : -1.0f};
+    }
+    return 0;
+}
+
+static int time_steps(struct bench_result *result, struct trainer *trainer,
+                      const struct inputs *inputs, const struct bench_options *options,
+                      struct error *err)
+{
+    const struct objective objective = {.clip_low = 0.2f, .clip_high = 0.2f};
+    const struct optimizer optimizer = {.lr = 1e-5f,
+                                        .beta1 = 0.9f,
+                                        .beta2 = 0.999f,
+                                        .epsilon = 1e-8f,
+                                        .weight_decay = 0.01f,
+                                        .grad_norm_max = 1.0f};
+    for (int64_t r = 0; r <= options->repeats; r++) { // the first step only warms up
+        struct step_report report;
+        const double cpu = bench_cpu_seconds();
+        const uint64_t start = clock_ns();
+        int code = trainer_step(trainer, inputs->sequences, (int32_t)options->batch, &objective,
+                                &optimizer, NULL, &report, err);
+        if (code < 0) {
+            return code;
+        }
+        const double seconds = (double)(clock_ns() - start) / 1e9;
+        if (r == 1 || (r > 1 && seconds < result->seconds)) {
+            result->seconds = seconds;
+            result->cpu_seconds = bench_cpu_seconds() - cpu;
+        }
+    }
+    return 0;
+}
+
+// The learner's own model and weights are made from `model`.
+static int measure(const struct bench_options *options, struct error *err)
+{
+    CLEANUP(model_destroyp) struct model *model = NULL;
+    CLEANUP(trainer_destroyp) struct trainer *trainer = NULL;
+    CLEANUP(inputs_finish) struct inputs inputs = {0};
+    int code = bench_model(&model, options, err);
+    if (code < 0) {
+        return code;
+    }
+    CHECK(model != NULL);
+    const struct trainer_config config = {.compute = model->compute,
+                                          .published = DTYPE_BF16,
+                                          .threads = (int32_t)options->threads,
+                                          .micro_tokens = (int32_t)options->rows};
+    const struct shape *s = &model->shape;
+    const double length = (double)(options->prompt + options->tokens);
+    struct bench_result result = {.name = "train", .tokens = (double)options->batch * length};
+    result.operations = result.tokens * (6.0 * bench_parameters(model) +
+                                         6.0 * (double)s->L * (double)s->H * s->D * length);
+    code = trainer_create(&trainer, s, model->weights, &config, err);
+    code = code < 0 ? code : inputs_make(&inputs, options, s->V, err);
+    code = code < 0 ? code : time_steps(&result, trainer, &inputs, options, err);
+    return code < 0 ? code : bench_print(options, model, &result, NULL, err);
+}
+
+int bench_train(int argc, char **argv)
+{
+    struct bench_options options = {
+        .batch = 16, .prompt = 1, .tokens = 255, .samples = 1, .rows = 1024, .repeats = 3};
+    if (cli_wants_help(argc, argv)) {
+        bench_options_help(argv[0], what, &options);
+        return 0;
+    }
+    struct error err = {0};
+    int code = bench_options_read(&options, argc, argv, &err);
+    code = code < 0 ? code : measure(&options, &err);
+    return code < 0 ? cli_fail(argv[0], "%s", err.text) : 0;
+}
