@@ -1,94 +1,104 @@
 #include "learner/optimizer.h"
 
-#include "common/base/check.h"
-#include "common/base/cleanup.h"
 #include "common/base/parallel.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 struct sweep {
-    const struct kernels *kernels;
+    const struct chunks *chunks;
     float *const *grads;
     int slices;
     const float *grad;
-    double *sums; // [chunks]
+    double *squares; // [chunks of all]
     const struct trainer_state *state;
     struct adamw step;
-    size_t elements;
 };
 
-static int chunks_of(size_t elements)
+int chunks_of(size_t elements)
 {
     return (int)((elements + OPTIMIZER_CHUNK - 1) / OPTIMIZER_CHUNK);
 }
 
-static int64_t chunk_size(const struct sweep *sweep, int chunk)
+// struct piece is one chunk: where it begins and how long it is.
+struct piece {
+    size_t from;
+    int64_t size;
+};
+
+static struct piece piece_of(const struct sweep *sweep, int index)
 {
-    size_t from = (size_t)chunk * OPTIMIZER_CHUNK;
-    size_t left = sweep->elements - from;
-    return (int64_t)(left < OPTIMIZER_CHUNK ? left : OPTIMIZER_CHUNK);
+    size_t from = (size_t)(sweep->chunks->from + index) * OPTIMIZER_CHUNK;
+    size_t left = sweep->chunks->elements - from;
+    return (struct piece){.from = from,
+                          .size = (int64_t)(left < OPTIMIZER_CHUNK ? left : OPTIMIZER_CHUNK)};
 }
 
-static void reduce_chunk(void *context, int chunk, int worker)
+static void run(struct sweep *sweep, parallel_fn *fn)
 {
-    (void)worker;
-    const struct sweep *sweep = context;
-    size_t from = (size_t)chunk * OPTIMIZER_CHUNK;
-    for (int s = 1; s < sweep->slices; s++) {
-        sweep->kernels->add(sweep->grads[0] + from, sweep->grads[s] + from,
-                            chunk_size(sweep, chunk));
+    const struct chunks *chunks = sweep->chunks;
+    if (chunks->to > chunks->from) {
+        parallel_run(chunks->threads, chunks->to - chunks->from, fn, sweep);
     }
 }
 
-void optimizer_reduce(float *const *grads, int slices, size_t elements,
-                      const struct kernels *kernels, int threads)
-{
-    struct sweep sweep = {
-        .kernels = kernels, .grads = grads, .slices = slices, .elements = elements};
-    parallel_run(threads, chunks_of(elements), reduce_chunk, &sweep);
-}
-
-static void norm_chunk(void *context, int chunk, int worker)
+static void reduce_chunk(void *context, int index, int worker)
 {
     (void)worker;
     const struct sweep *sweep = context;
-    sweep->sums[chunk] = sweep->kernels->square_sum(sweep->grad + (size_t)chunk * OPTIMIZER_CHUNK,
-                                                    chunk_size(sweep, chunk));
+    struct piece piece = piece_of(sweep, index);
+    for (int s = 1; s < sweep->slices; s++) {
+        sweep->chunks->kernels->add(sweep->grads[0] + piece.from, sweep->grads[s] + piece.from,
+                                    piece.size);
+    }
 }
 
-double optimizer_norm(const float *grad, size_t elements, const struct kernels *kernels,
-                      int threads)
+void optimizer_reduce(float *const *grads, int slices, const struct chunks *chunks)
 {
-    int chunks = chunks_of(elements);
-    CLEANUP(freep) double *sums = calloc((size_t)chunks, sizeof(*sums));
-    CHECK(sums != NULL);
-    struct sweep sweep = {.kernels = kernels, .grad = grad, .sums = sums, .elements = elements};
-    parallel_run(threads, chunks, norm_chunk, &sweep);
+    struct sweep sweep = {.chunks = chunks, .grads = grads, .slices = slices};
+    run(&sweep, reduce_chunk);
+}
+
+static void square_chunk(void *context, int index, int worker)
+{
+    (void)worker;
+    const struct sweep *sweep = context;
+    struct piece piece = piece_of(sweep, index);
+    sweep->squares[sweep->chunks->from + index] =
+        sweep->chunks->kernels->square_sum(sweep->grad + piece.from, piece.size);
+}
+
+void optimizer_squares(double *squares, const float *grad, const struct chunks *chunks)
+{
+    struct sweep sweep = {.chunks = chunks, .grad = grad, .squares = squares};
+    run(&sweep, square_chunk);
+}
+
+double optimizer_norm(const double *squares, size_t elements)
+{
     double total = 0.0;
-    for (int i = 0; i < chunks; i++) {
-        total += sums[i];
+    for (int i = 0; i < chunks_of(elements); i++) {
+        total += squares[i];
     }
     return sqrt(total);
 }
 
-static void update_chunk(void *context, int chunk, int worker)
+static void update_chunk(void *context, int index, int worker)
 {
     (void)worker;
     const struct sweep *sweep = context;
-    size_t from = (size_t)chunk * OPTIMIZER_CHUNK;
+    struct piece piece = piece_of(sweep, index);
     const struct trainer_state *state = sweep->state;
-    sweep->kernels->adamw(state->weights + from, state->m + from, state->v + from,
-                          sweep->grad + from, &sweep->step, chunk_size(sweep, chunk));
+    sweep->chunks->kernels->adamw(state->weights + piece.from, state->m + piece.from,
+                                  state->v + piece.from, sweep->grad + piece.from, &sweep->step,
+                                  piece.size);
 }
 
-void optimizer_update(const struct trainer_state *state, const float *grad, size_t elements,
-                      double norm, const struct optimizer *optimizer, const struct kernels *kernels,
-                      int threads)
+void optimizer_update(const struct trainer_state *state, const float *grad, double norm,
+                      const struct optimizer *optimizer, const struct chunks *chunks)
 {
-    double t = (double)++*state->updates;
+    double t = (double)*state->updates;
     double factor = (double)optimizer->grad_norm_max / (norm + 1e-6);
-    struct sweep sweep = {.kernels = kernels, .grad = grad, .state = state, .elements = elements};
+    struct sweep sweep = {.chunks = chunks, .grad = grad, .state = state};
     sweep.step = (struct adamw){
         .lr = optimizer->lr,
         .beta1 = optimizer->beta1,
@@ -99,5 +109,5 @@ void optimizer_update(const struct trainer_state *state, const float *grad, size
         .correction1 = (float)(1.0 - pow((double)optimizer->beta1, t)),
         .correction2 = (float)(1.0 - pow((double)optimizer->beta2, t)),
     };
-    parallel_run(threads, chunks_of(elements), update_chunk, &sweep);
+    run(&sweep, update_chunk);
 }

@@ -1,7 +1,8 @@
 // Sequences are packed, in their order, into micro-batches; micro-batch j belongs to slice j mod S.
 // A slice has a gradient of its own and runs its micro-batches in order, whoever runs it; slices
 // are summed in order. So the result depends on the sequences and S only, and S only on the model's
-// size.
+// size. With several ranks each runs some of the slices, sums and updates some of the chunks of the
+// flat arrays, and all read the results (collective.h); one rank is the same without the exchange.
 #include "learner/step.h"
 
 #include "common/base/check.h"
@@ -9,8 +10,10 @@
 #include "common/base/parallel.h"
 #include "common/model/forward.h"
 #include "learner/backward.h"
+#include "learner/collective.h"
 #include "learner/loss.h"
 #include "learner/optimizer.h"
+#include "learner/ranks.h"
 
 #include <errno.h>
 #include <math.h>
@@ -38,10 +41,15 @@ struct trainer {
     struct model *model;
     struct model *reference; // or NULL
     struct trainer_config config;
+    struct collective *collective; // or NULL
     float *weights, *m, *v;
+    double *squares; // [chunks] of the gradient
     int64_t updates;
     int slices;
     float *grads[SLICES_MAX];
+    struct loss_sums *sums; // [slices]
+    bool ready;             // trainer_create is through
+    bool changed;           // weights or updates were written to: the other ranks do not know
     struct lane lanes[PARALLEL_THREADS_MAX];
 };
 
@@ -101,31 +109,95 @@ static int lanes_grow(struct trainer *trainer, int64_t rows_max, struct error *e
     return 0;
 }
 
-static float *elements_alloc(const struct trainer *trainer)
+// Arrays that ranks exchange come from the collective.
+static void *array_alloc(const struct trainer *trainer, size_t size)
 {
-    size_t size = trainer->model->params.elements * sizeof(float);
-    float *data = aligned_alloc(64, size); // elements are a multiple of 16
+    size = (size + 63) & ~(size_t)63;
+    if (trainer->collective != NULL) {
+        return trainer->collective->ops->alloc(trainer->collective, size);
+    }
+    void *data = aligned_alloc(64, size);
     if (data != NULL) {
         memset(data, 0, size);
     }
     return data;
 }
 
+static void array_free(const struct trainer *trainer, void *data, size_t size)
+{
+    if (trainer->collective != NULL) {
+        trainer->collective->ops->release(trainer->collective, data, (size + 63) & ~(size_t)63);
+    } else {
+        free(data);
+    }
+}
+
+static int slice_count(const struct trainer *trainer)
+{
+    int ranks = trainer->collective == NULL ? 1 : trainer->collective->ranks;
+    bool small = trainer->model->params.elements <= SLICES_SMALL_MODEL;
+    int slices = small ? SLICES_MAX : SLICES_MAX / 2;
+    if (trainer->config.any_order && trainer->config.threads * ranks < slices) {
+        slices = trainer->config.threads * ranks;
+    }
+    return slices;
+}
+
 static int arrays_init(struct trainer *trainer, struct error *err)
 {
-    bool small = trainer->model->params.elements <= SLICES_SMALL_MODEL;
-    trainer->slices = small ? SLICES_MAX : SLICES_MAX / 2;
-    trainer->weights = elements_alloc(trainer);
-    trainer->m = elements_alloc(trainer);
-    trainer->v = elements_alloc(trainer);
-    bool failed = trainer->weights == NULL || trainer->m == NULL || trainer->v == NULL;
+    size_t size = trainer->model->params.elements * sizeof(float);
+    size_t chunks = (size_t)chunks_of(trainer->model->params.elements);
+    trainer->slices = slice_count(trainer);
+    trainer->weights = array_alloc(trainer, size);
+    trainer->m = array_alloc(trainer, size);
+    trainer->v = array_alloc(trainer, size);
+    trainer->squares = array_alloc(trainer, chunks * sizeof(double));
+    trainer->sums = array_alloc(trainer, SLICES_MAX * sizeof(*trainer->sums));
+    bool failed = trainer->weights == NULL || trainer->m == NULL || trainer->v == NULL ||
+                  trainer->squares == NULL || trainer->sums == NULL;
     for (int s = 0; s < trainer->slices; s++) {
-        trainer->grads[s] = elements_alloc(trainer);
+        trainer->grads[s] = array_alloc(trainer, size);
         failed = failed || trainer->grads[s] == NULL;
     }
     return failed ? error_set(err, -ENOMEM, "trainer: no memory for %zu parameters",
                               trainer->model->params.elements)
                   : 0;
+}
+
+static void arrays_finish(struct trainer *trainer)
+{
+    if (trainer->model == NULL) {
+        return;
+    }
+    size_t size = trainer->model->params.elements * sizeof(float);
+    for (int s = 0; s < trainer->slices; s++) {
+        array_free(trainer, trainer->grads[s], size);
+    }
+    array_free(trainer, trainer->weights, size);
+    array_free(trainer, trainer->m, size);
+    array_free(trainer, trainer->v, size);
+    array_free(trainer, trainer->squares,
+               (size_t)chunks_of(trainer->model->params.elements) * sizeof(double));
+    array_free(trainer, trainer->sums, SLICES_MAX * sizeof(*trainer->sums));
+}
+
+// The first weights, from rank 0 to all.
+static int weights_init(struct trainer *trainer, const float *weights, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    if (collective == NULL || collective->rank == 0) {
+        memcpy(trainer->weights, weights, trainer->model->params.elements * sizeof(*weights));
+    }
+    int code = 0;
+    if (collective != NULL) {
+        struct collective_call call = {0};
+        code = collective->rank == 0 ? collective->ops->tell(collective, RANKS_REFRESH, err)
+                                     : collective->ops->hear(collective, &call, err);
+    }
+    if (code == 0) {
+        model_set(trainer->model, trainer->weights, trainer->config.published);
+    }
+    return code;
 }
 
 // The reference model computes as the policy does, so equal weights give a KL of exactly 0.
@@ -151,8 +223,11 @@ int trainer_create(struct trainer **out, const struct shape *shape, const float 
         return error_set(err, -ENOMEM, "trainer: out of memory");
     }
     trainer->config = *config;
+    trainer->collective = config->collective;
     if (config->threads <= 0) {
-        trainer->config.threads = parallel_cores();
+        int ranks = config->collective == NULL ? 1 : config->collective->ranks;
+        int cores = parallel_cores() / ranks;
+        trainer->config.threads = cores > 0 ? cores : 1;
     }
     CHECK(trainer->config.threads <= PARALLEL_THREADS_MAX && config->micro_tokens > 0);
     int code = model_create(&trainer->model, shape, config->compute, err);
@@ -165,11 +240,13 @@ int trainer_create(struct trainer **out, const struct shape *shape, const float 
     if (code == 0) {
         code = lanes_grow(trainer, config->micro_tokens, err);
     }
+    if (code == 0) {
+        code = weights_init(trainer, weights, err);
+    }
     if (code < 0) {
         return code;
     }
-    memcpy(trainer->weights, weights, trainer->model->params.elements * sizeof(*weights));
-    trainer_refresh(trainer);
+    trainer->ready = true;
     *out = TAKE(trainer);
     return 0;
 }
@@ -177,15 +254,14 @@ int trainer_create(struct trainer **out, const struct shape *shape, const float 
 void trainer_destroy(struct trainer *trainer)
 {
     if (trainer != NULL) {
+        struct collective *collective = trainer->collective;
+        if (collective != NULL && collective->rank == 0 && trainer->ready) {
+            (void)collective->ops->tell(collective, RANKS_QUIT, NULL); // those that are left
+        }
         for (int i = 0; i < PARALLEL_THREADS_MAX; i++) {
             lane_finish(&trainer->lanes[i]);
         }
-        for (int s = 0; s < trainer->slices; s++) {
-            free(trainer->grads[s]);
-        }
-        free(trainer->weights);
-        free(trainer->m);
-        free(trainer->v);
+        arrays_finish(trainer);
         model_destroy(trainer->model);
         model_destroy(trainer->reference);
         free(trainer);
@@ -204,7 +280,7 @@ struct step_run {
     float *const *logprobs;
     const struct micro *micros;
     int micro_count;
-    struct loss_sums sums[SLICES_MAX];
+    int first_slice; // of this rank
 };
 
 static void run_micro(struct step_run *run, const struct micro *micro, struct lane *lane, int slice)
@@ -236,7 +312,7 @@ static void run_micro(struct step_run *run, const struct micro *micro, struct la
         .dfinal = lane->dfinal,
         .grads = grads,
         .logprobs = run->logprobs == NULL ? NULL : run->logprobs + micro->from,
-        .sums = &run->sums[slice],
+        .sums = &run->trainer->sums[slice],
     };
     if (run->objective->kl_coef > 0.0f) {
         struct loss_pass score = pass;
@@ -251,9 +327,11 @@ static void run_micro(struct step_run *run, const struct micro *micro, struct la
     backward_run(lane->backward, lane->forward, model, &pack, grads, lane->dfinal);
 }
 
-static void run_slice(void *context, int slice, int worker)
+static void run_slice(void *context, int index, int worker)
 {
     struct step_run *run = context;
+    int slice = run->first_slice + index;
+    run->trainer->sums[slice] = (struct loss_sums){0};
     memset(run->trainer->grads[slice], 0, run->trainer->model->params.elements * sizeof(float));
     for (int j = slice; j < run->micro_count; j += run->trainer->slices) {
         run_micro(run, &run->micros[j], &run->trainer->lanes[worker], slice);
@@ -279,12 +357,12 @@ static int plan_micros(struct micro *micros, const struct sequence *const *seque
     return micro_count;
 }
 
-static void report_fill(struct step_report *report, const struct step_run *run,
+static void report_fill(struct step_report *report, const struct trainer *trainer,
                         const struct sequence *sequences, int32_t count)
 {
     struct loss_sums sums = {0};
-    for (int s = 0; s < run->trainer->slices; s++) {
-        loss_sums_add(&sums, &run->sums[s]);
+    for (int s = 0; s < trainer->slices; s++) {
+        loss_sums_add(&sums, &trainer->sums[s]);
     }
     *report = (struct step_report){.loss = sums.loss,
                                    .tokens_trained = sums.trained,
@@ -322,6 +400,135 @@ static int check_sequences(const struct trainer *trainer, const struct sequence 
     return count > 0 ? 0 : error_set(err, -EINVAL, "there is no sequence to train on");
 }
 
+// Runs the slices of this rank.
+static int run_slices(struct trainer *trainer, const struct ranks_step *step, struct error *err)
+{
+    size_t count = (size_t)step->count;
+    CLEANUP(freep) struct micro *micros = calloc(count, sizeof(*micros));
+    CLEANUP(freep)
+    const struct sequence **list = calloc(count, sizeof(const struct sequence *));
+    if (micros == NULL || list == NULL) {
+        return error_set(err, -ENOMEM, "trainer: no memory for %zu sequences", count);
+    }
+    for (size_t k = 0; k < count; k++) {
+        list[k] = &step->sequences[k];
+    }
+    struct step_run run = {.trainer = trainer,
+                           .sequences = list,
+                           .objective = &step->objective,
+                           .logprobs = step->logprobs,
+                           .micros = micros,
+                           .first_slice = collective_from(trainer->collective, trainer->slices)};
+    int64_t rows_max = 0;
+    run.micro_count =
+        plan_micros(micros, list, step->count, trainer->config.micro_tokens, &rows_max);
+    int code = lanes_grow(trainer, rows_max, err);
+    int own = collective_to(trainer->collective, trainer->slices) - run.first_slice;
+    if (code == 0 && own > 0) {
+        parallel_run(trainer->config.threads, own, run_slice, &run);
+    }
+    return code;
+}
+
+static int gather(const struct trainer *trainer, void *data, size_t size, size_t item,
+                  int32_t items, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    return collective == NULL ? 0
+                              : collective->ops->gather(collective, data, size, item, items, err);
+}
+
+// Sums the slices, clips, updates the weights: each rank its chunks, and all read all.
+static int update(struct trainer *trainer, const struct ranks_step *step,
+                  struct step_report *report, struct error *err)
+{
+    const size_t elements = trainer->model->params.elements;
+    const int count = chunks_of(elements);
+    const struct chunks own = {.elements = elements,
+                               .from = collective_from(trainer->collective, count),
+                               .to = collective_to(trainer->collective, count),
+                               .kernels = trainer->model->kernels,
+                               .threads = trainer->config.threads};
+    int code = gather(trainer, trainer->sums, (size_t)trainer->slices * sizeof(*trainer->sums),
+                      sizeof(*trainer->sums), trainer->slices, err);
+    if (code == 0 && trainer->collective != NULL) {
+        const size_t chunk = OPTIMIZER_CHUNK * sizeof(float);
+        void *slices[SLICES_MAX];
+        for (int s = 0; s < trainer->slices; s++) {
+            slices[s] = trainer->grads[s];
+        }
+        code = trainer->collective->ops->scatter(trainer->collective, slices, trainer->slices,
+                                                 (size_t)own.from * chunk, (size_t)own.to * chunk,
+                                                 err);
+    }
+    if (code < 0) {
+        return code;
+    }
+    optimizer_reduce(trainer->grads, trainer->slices, &own);
+    optimizer_squares(trainer->squares, trainer->grads[0], &own);
+    code = gather(trainer, trainer->squares, (size_t)count * sizeof(double), sizeof(double), count,
+                  err);
+    report_fill(report, trainer, step->sequences, step->count);
+    report->grad_norm = optimizer_norm(trainer->squares, elements);
+    report->skipped = !isfinite(report->grad_norm);
+    if (code < 0 || report->skipped) {
+        return code;
+    }
+    trainer->updates++;
+    const struct trainer_state state = trainer_state(trainer);
+    optimizer_update(&state, trainer->grads[0], report->grad_norm, &step->optimizer, &own);
+    code = gather(trainer, trainer->weights, elements * sizeof(float),
+                  OPTIMIZER_CHUNK * sizeof(float), count, err);
+    if (code == 0) {
+        model_set(trainer->model, trainer->weights, trainer->config.published);
+    }
+    return code;
+}
+
+static int run_step(struct trainer *trainer, const struct ranks_step *step,
+                    struct step_report *report, struct error *err)
+{
+    int code = run_slices(trainer, step, err);
+    return code < 0 ? code : update(trainer, step, report, err);
+}
+
+static int tell_refresh(struct trainer *trainer, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    int64_t *updates = collective->ops->block(collective, sizeof(*updates));
+    if (updates == NULL) {
+        return error_set(err, -ENOMEM, "trainer: no shared memory");
+    }
+    *updates = trainer->updates;
+    int code = collective->ops->tell(collective, RANKS_REFRESH, err);
+    trainer->changed = code < 0;
+    return code < 0 ? code : collective->ops->end(collective, err);
+}
+
+// The step of rank 0 where there are others.
+static int lead_step(struct trainer *trainer, struct ranks_step *step, float *const *logprobs,
+                     struct step_report *report, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    int code = trainer->changed ? tell_refresh(trainer, err) : 0;
+    struct ranks_step packed = {0};
+    if (code == 0) {
+        code = ranks_pack(&packed, collective, step->sequences, step->count, &step->objective,
+                          &step->optimizer, logprobs != NULL, err);
+    }
+    code = code < 0 ? code : collective->ops->tell(collective, RANKS_STEP, err);
+    code = code < 0 ? code : run_step(trainer, &packed, report, err);
+    code = code < 0 ? code : collective->ops->end(collective, err);
+    for (int32_t k = 0; code == 0 && logprobs != NULL && k < step->count; k++) {
+        memcpy(logprobs[k], packed.logprobs[k], (size_t)step->sequences[k].count * sizeof(float));
+    }
+    if (code < 0 && err != NULL) {
+        collective->ops->give_up(collective, err->text);
+    }
+    ranks_step_finish(&packed);
+    return code;
+}
+
 int trainer_step(struct trainer *trainer, const struct sequence *sequences, int32_t count,
                  const struct objective *objective, const struct optimizer *optimizer,
                  float *const *logprobs, struct step_report *report, struct error *err)
@@ -333,37 +540,56 @@ int trainer_step(struct trainer *trainer, const struct sequence *sequences, int3
     if (code < 0) {
         return code;
     }
-    CLEANUP(freep) struct micro *micros = calloc((size_t)count, sizeof(*micros));
-    CLEANUP(freep)
-    const struct sequence **list = calloc((size_t)count, sizeof(const struct sequence *));
-    CHECK(micros != NULL && list != NULL);
-    for (int32_t k = 0; k < count; k++) {
-        list[k] = &sequences[k];
-    }
-    struct step_run run = {.trainer = trainer,
-                           .sequences = list,
-                           .objective = objective,
-                           .logprobs = logprobs,
-                           .micros = micros};
-    int64_t rows_max = 0;
-    run.micro_count = plan_micros(micros, list, count, trainer->config.micro_tokens, &rows_max);
-    code = lanes_grow(trainer, rows_max, err);
+    struct ranks_step step = {.objective = *objective,
+                              .optimizer = *optimizer,
+                              .count = count,
+                              .sequences = sequences,
+                              .logprobs = logprobs};
+    return trainer->collective == NULL ? run_step(trainer, &step, report, err)
+                                       : lead_step(trainer, &step, logprobs, report, err);
+}
+
+// What rank 0 asks for, once. *quit: that was all.
+static int serve_call(struct trainer *trainer, bool *quit, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    struct collective_call call = {0};
+    struct ranks_step step = {0};
+    struct step_report report = {0};
+    int code = collective->ops->hear(collective, &call, err);
     if (code < 0) {
         return code;
     }
-    const int threads = trainer->config.threads;
-    const size_t elements = trainer->model->params.elements;
-    const struct kernels *kernels = trainer->model->kernels;
-    parallel_run(threads, trainer->slices, run_slice, &run);
-    optimizer_reduce(trainer->grads, trainer->slices, elements, kernels, threads);
-    report_fill(report, &run, sequences, count);
-    report->grad_norm = optimizer_norm(trainer->grads[0], elements, kernels, threads);
-    report->skipped = !isfinite(report->grad_norm);
-    if (!report->skipped) {
-        struct trainer_state state = trainer_state(trainer);
-        optimizer_update(&state, trainer->grads[0], elements, report->grad_norm, optimizer, kernels,
-                         threads);
-        trainer_refresh(trainer);
+    switch ((enum ranks_call)call.kind) {
+    case RANKS_QUIT:
+        *quit = true;
+        return 0;
+    case RANKS_REFRESH:
+        CHECK(call.size == sizeof(int64_t));
+        memcpy(&trainer->updates, call.block, sizeof(int64_t));
+        model_set(trainer->model, trainer->weights, trainer->config.published);
+        break;
+    case RANKS_STEP:
+        code = ranks_unpack(&step, &call, err);
+        code = code < 0 ? code : run_step(trainer, &step, &report, err);
+        ranks_step_finish(&step);
+        break;
+    }
+    return code < 0 ? code : collective->ops->end(collective, err);
+}
+
+int trainer_serve(struct trainer *trainer, struct error *err)
+{
+    CHECK(trainer->collective != NULL && trainer->collective->rank > 0);
+    bool quit = false;
+    struct error reason = {0};
+    int code = 0;
+    while (code == 0 && !quit) {
+        code = serve_call(trainer, &quit, &reason);
+    }
+    if (code < 0) {
+        trainer->collective->ops->give_up(trainer->collective, reason.text);
+        return error_set(err, code, "%s", reason.text);
     }
     return 0;
 }
@@ -383,6 +609,7 @@ struct trainer_state trainer_state(struct trainer *trainer)
 
 void trainer_refresh(struct trainer *trainer)
 {
+    trainer->changed = true;
     model_set(trainer->model, trainer->weights, trainer->config.published);
 }
 

@@ -4,7 +4,7 @@
 // as published), and `threads` workers, each with its activations. Sequences are packed into
 // micro-batches by a token budget without padding. Gradients are summed in a fixed order, so a
 // step's result depends on the set and order of the sequences only, not on timing, and not on the
-// number of threads.
+// number of threads or ranks.
 #ifndef LEARNER_STEP_H
 #define LEARNER_STEP_H
 
@@ -53,34 +53,44 @@ struct step_report {
 };
 
 struct trainer;
+struct collective;
 
 struct trainer_config {
     enum compute compute;
     enum dtype
         published; // DTYPE_BF16: the forward pass sees rounded weights, as actors do; DTYPE_F32
     int32_t threads;
-    int32_t micro_tokens;   // token budget of a micro-batch; a longer sequence runs alone
+    int32_t micro_tokens; // token budget of a micro-batch; a longer sequence runs alone
+    bool any_order;       // one gradient a thread, which takes less memory: threads and ranks then
+                          // change the order of its sum; false: the model's size alone decides it
+    struct collective *collective; // NULL: one rank; else this rank's end, borrowed
     const float *reference; // weights of the reference model for kl_coef [params->elements], read
                             // once by trainer_create; NULL: none
 };
 
-// trainer_create takes a copy of `weights` [params->elements].
+// trainer_create takes a copy of `weights` [params->elements], of rank 0; other ranks may pass
+// NULL. All ranks call it at once, with the same shape and config but for the threads.
 int trainer_create(struct trainer **out, const struct shape *shape, const float *weights,
                    const struct trainer_config *config, struct error *err);
 void trainer_destroy(struct trainer *trainer);
 
 // trainer_step runs one step. `logprobs`, if not NULL, receives per sequence k a pointer to count
-// floats to fill (log-prob of ids[i] given ids[0..i-1]; entry 0 is 0). Engine thread.
+// floats to fill (log-prob of ids[i] given ids[0..i-1]; entry 0 is 0). Engine thread. On rank 0;
+// the other ranks are in trainer_serve.
 int trainer_step(struct trainer *trainer, const struct sequence *sequences, int32_t count,
                  const struct objective *objective, const struct optimizer *optimizer,
                  float *const *logprobs, struct step_report *report, struct error *err);
+
+// trainer_serve does the part of a rank other than 0 in every step, until rank 0 destroys its
+// trainer (0) or a rank cannot go on (an error).
+int trainer_serve(struct trainer *trainer, struct error *err);
 
 // trainer_gradients is the gradient of the last step, before the clip [params->elements].
 const float *trainer_gradients(const struct trainer *trainer);
 
 // trainer_state gives the flat arrays for checkpoints and publishing: master weights, first and
 // second moments [params->elements] each, and the count of updates done. Valid until the next step;
-// writing to them must be followed by trainer_refresh.
+// writing to them must be followed by trainer_refresh. On rank 0 they hold what all ranks computed.
 struct trainer_state {
     float *weights, *m, *v;
     int64_t *updates;

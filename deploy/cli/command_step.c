@@ -6,6 +6,7 @@
 #include "common/model/safetensors.h"
 #include "deploy/cli/cli.h"
 #include "learner/batch_file.h"
+#include "learner/collective.h"
 #include "learner/loss.h"
 #include "learner/step.h"
 
@@ -14,12 +15,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-enum { UPDATES_MAX = 10000, PATH_BYTES = 4096 };
+enum { UPDATES_MAX = 10000, PATH_BYTES = 4096, RANK_LIMIT_S = 600 };
 
 struct options {
     const char *model, *batch, *out, *reference;
-    int64_t updates, threads, micro_tokens;
+    int64_t updates, threads, micro_tokens, ranks;
     enum compute compute;
 };
 
@@ -29,6 +32,8 @@ struct work {
     struct params params;
     float *weights, *reference;
     struct batch_file batch;
+    struct collective *collective; // or NULL
+    pid_t children[RANKS_MAX];     // the other ranks; 0: none
     struct trainer *trainer;
     float **logprobs; // [batch.count], of the first update
     float *grads;     // of the first update
@@ -39,7 +44,7 @@ static void print_help(void)
 {
     (void)puts(
         "Usage: kelvin step --model DIR --batch FILE --out DIR [--updates K] [--compute TYPE]\n"
-        "                   [--micro-tokens N] [--threads N] [--reference DIR]\n\n"
+        "                   [--micro-tokens N] [--threads N] [--ranks N] [--reference DIR]\n\n"
         "Runs K training steps on one batch and writes into the folder --out\n"
         "  loss.json          loss, gradient norm, per block and per token numbers of the first\n"
         "                     step, and loss and norm of every step under \"updates\"\n"
@@ -50,7 +55,8 @@ static void print_help(void)
         "  --updates K        steps on the same batch (1)\n"
         "  --compute TYPE     f32, bf16, or auto: the fastest of this host (auto)\n"
         "  --micro-tokens N   tokens of a micro-batch; changes rounding only (4096)\n"
-        "  --threads N        0: one per core (0); changes nothing\n"
+        "  --threads N        of each rank; 0: the cores, shared out (0); changes nothing\n"
+        "  --ranks N          processes that share the step, 1 to 8 (1); changes nothing\n"
         "  --reference DIR    model folder for kl_coef (the model itself)\n\n"
         "The batch is a JSON object. \"sequences\" is an array of objects with\n"
         "  ids        n token ids          mask  n times 0 or 1: 1 is sampled and trained on\n"
@@ -106,6 +112,7 @@ static int read_option(struct options *options, const char *name, const char *va
         int64_t min, max;
     } counts[] = {{"--updates", &options->updates, 1, UPDATES_MAX},
                   {"--threads", &options->threads, 0, 256},
+                  {"--ranks", &options->ranks, 1, RANKS_MAX},
                   {"--micro-tokens", &options->micro_tokens, 1, 1 << 20}};
     for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
         if (strcmp(name, texts[i].name) == 0) {
@@ -125,7 +132,7 @@ static int read_option(struct options *options, const char *name, const char *va
 
 static int parse_options(struct options *options, int argc, char **argv, struct error *err)
 {
-    *options = (struct options){.updates = 1, .micro_tokens = 4096};
+    *options = (struct options){.updates = 1, .micro_tokens = 4096, .ranks = 1};
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 == argc) {
             return error_set(err, -EINVAL, "%s needs a value, or is not understood; see --help",
@@ -175,20 +182,69 @@ static int open_work(struct work *work, const struct options *options, struct er
         const char *reference = options->reference != NULL ? options->reference : options->model;
         code = read_weights(&work->reference, work, reference, err);
     }
-    code = code < 0 ? code : alloc_outputs(work, err);
-    if (code < 0) {
-        return code;
-    }
+    return code < 0 ? code : alloc_outputs(work, err);
+}
+
+static int open_trainer(struct work *work, const struct options *options, struct error *err)
+{
     const struct trainer_config config = {.compute = options->compute,
                                           .published = DTYPE_F32,
                                           .threads = (int32_t)options->threads,
                                           .micro_tokens = (int32_t)options->micro_tokens,
+                                          .collective = work->collective,
                                           .reference = work->reference};
     return trainer_create(&work->trainer, &work->shape, work->weights, &config, err);
 }
 
-static void close_work(struct work *work)
+// The life of another rank, in a process of its own.
+static int serve(struct work *work, const struct options *options, int32_t rank)
 {
+    struct error err = {0};
+    int code = collective_host_fork(work->collective, rank, &err);
+    code = code < 0 ? code : open_trainer(work, options, &err);
+    code = code < 0 ? code : trainer_serve(work->trainer, &err);
+    if (code < 0) {
+        work->collective->ops->give_up(work->collective, err.text); // rank 0 says it
+    }
+    return code == 0 ? 0 : 1;
+}
+
+static int start_ranks(struct work *work, const struct options *options, struct error *err)
+{
+    if (options->ranks == 1) {
+        return 0;
+    }
+    int code =
+        collective_host_create(&work->collective, (int32_t)options->ranks, NULL, RANK_LIMIT_S, err);
+    for (int32_t r = 1; code == 0 && r < options->ranks; r++) {
+        work->children[r] = fork();
+        if (work->children[r] == 0) {
+            _exit(serve(work, options, r));
+        }
+        if (work->children[r] < 0) {
+            code = error_set(err, -errno, "cannot start rank %d: %s", r, strerrordesc_np(errno));
+            work->collective->ops->give_up(work->collective, err->text);
+        }
+    }
+    return code;
+}
+
+static void stop_ranks(struct work *work)
+{
+    for (int32_t r = 1; r < RANKS_MAX; r++) {
+        if (work->children[r] > 0) {
+            (void)waitpid(work->children[r], NULL, 0); // it ends: rank 0 has told it so, or failed
+        }
+    }
+    collective_close(work->collective);
+}
+
+// `failed`: why rank 0 cannot go on, or NULL.
+static void close_work(struct work *work, const char *failed)
+{
+    if (work->collective != NULL && failed != NULL) {
+        work->collective->ops->give_up(work->collective, failed);
+    }
     for (int32_t k = 0; work->logprobs != NULL && k < work->batch.count; k++) {
         free(work->logprobs[k]);
     }
@@ -196,6 +252,7 @@ static void close_work(struct work *work)
     free(work->grads);
     json_decref(work->report);
     trainer_destroy(work->trainer);
+    stop_ranks(work);
     batch_file_finish(&work->batch);
     free(work->weights);
     free(work->reference);
@@ -342,8 +399,10 @@ int command_step(int argc, char **argv)
     int code = parse_options(&options, argc, argv, &err);
     code = code < 0 ? code : open_work(&work, &options, &err);
     code = code < 0 ? code : file_make_dirs(options.out, &err);
+    code = code < 0 ? code : start_ranks(&work, &options, &err);
+    code = code < 0 ? code : open_trainer(&work, &options, &err);
     code = code < 0 ? code : run_steps(&work, options.updates, &err);
     code = code < 0 ? code : write_outputs(&work, options.out, &err);
-    close_work(&work);
+    close_work(&work, code < 0 ? err.text : NULL);
     return code == 0 ? 0 : cli_fail(argv[0], "%s", err.text);
 }

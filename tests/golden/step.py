@@ -1,5 +1,5 @@
 """`kelvin step` on the golden batch equals float64 PyTorch within the tolerances of data/train/README.md: in the order of
-the file, backwards, in micro-batches of one sequence; and a bad batch is refused by the name of the place that is bad.
+the file, backwards, in micro-batches of one sequence, on 1, 2 and 4 ranks, which agree bit for bit; and a bad batch is refused by the name of the place that is bad.
 Usage: step.py BIN"""
 import array, copy, json, math, os, subprocess, sys, tempfile
 
@@ -78,6 +78,12 @@ with tempfile.TemporaryDirectory() as folder:
     check(folder, batch, range(5))
     backwards = dict(batch, sequences=batch["sequences"][::-1])
     check(folder, backwards, range(4, -1, -1), "--micro-tokens", "1", "--threads", "2")
+
+    bits = set()
+    for ranks in "1", "2", "4":
+        check(folder, batch, range(5), "--ranks", ranks, "--micro-tokens", "40")
+        bits.add(tuple(open(folder + "/out/" + name, "rb").read() for name in ("model.safetensors", "grads.safetensors", "loss.json")))
+    assert len(bits) == 1
 
     first = lambda b: b["sequences"][0]
     refused(folder, batch, "sequences[0].mask[12] must be 0 or 1", lambda b: first(b)["mask"].__setitem__(12, 2))
