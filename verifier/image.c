@@ -394,7 +394,7 @@ static void fill_start(struct image_start *start, const struct image_config *con
         .recursion_limit = 1000 + 150 * (variant % 4),
         .clock_tick_ns = 1000 + 977 * variant,
         .perturbation = variant * 211,
-        .clock_base_s = 1600000000 + 86400 * 411 * (int64_t)variant,
+        .clock_base_s = 1600000000 + (86400 * 411 + 3733) * (int64_t)variant,
         .heap_mb = config->memory_mb / 2,
         .arena_mb = config->memory_mb / 2,
     };

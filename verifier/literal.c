@@ -242,14 +242,49 @@ static int unwrap_pairs(struct literal_cursor *cursor, size_t start)
     return 0;
 }
 
+// The names of one call's keywords.
+struct names {
+    struct {
+        uint32_t at; // offset in the text
+        uint32_t size;
+    } name[VALUE_ARGUMENTS_MAX];
+    uint32_t count;
+};
+
+// `name =`, which did not stand in this call before.
+static int parse_name(struct literal_cursor *cursor, struct names *names)
+{
+    literal_skip_space(cursor);
+    const char *name = cursor->at;
+    size_t size = literal_word_size(cursor);
+    int code = literal_keyword(cursor);
+    if (code < 0) {
+        return code;
+    }
+    if (names->count == VALUE_ARGUMENTS_MAX) {
+        return literal_fail(cursor, "too many arguments");
+    }
+    for (uint32_t i = 0; i < names->count; i++) {
+        if (names->name[i].size == size &&
+            memcmp(cursor->start + names->name[i].at, name, size) == 0) {
+            return literal_fail(cursor, "a keyword twice");
+        }
+    }
+    names->name[names->count].at = (uint32_t)(name - cursor->start);
+    names->name[names->count++].size = (uint32_t)size;
+    return 0;
+}
+
 static int parse_keywords(struct literal_cursor *cursor, uint32_t *count)
 {
+    struct names names;
+    names.count = 0;
     while (!accept(cursor, ')')) {
         int code = *count > 0 ? expect(cursor, ',') : 0;
         if (code == 0 && *count > 0 && accept(cursor, ')')) {
             return 0;
         }
-        code = code < 0 ? code : literal_keyword(cursor);
+        code = code < 0 ? code : parse_name(cursor, &names);
         code = code < 0 ? code : parse_value(cursor);
         if (code < 0) {
             return code;
@@ -465,6 +500,8 @@ static int parse_arguments(struct literal_cursor *cursor)
 {
     uint32_t counts[2] = {0, 0}; // positional, keywords
     CLEANUP(bytes_finish) struct bytes keywords = {0};
+    struct names names;
+    names.count = 0;
     struct bytes *out = cursor->out;
     size_t count_at = out->size;
     bytes_append_u32(out, 0);
@@ -476,7 +513,7 @@ static int parse_arguments(struct literal_cursor *cursor)
             return literal_fail(cursor, "a positional argument after a keyword");
         }
         cursor->out = named ? &keywords : out;
-        code = named ? literal_keyword(cursor) : 0;
+        code = named ? parse_name(cursor, &names) : 0;
         code = code < 0 ? code : parse_value(cursor);
         cursor->out = out;
         if (++counts[named] > VALUE_ARGUMENTS_MAX) {

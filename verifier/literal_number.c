@@ -138,13 +138,24 @@ static void put_int(struct bytes *out, const struct number *number)
     bytes_append(out, &value, sizeof(value));
 }
 
+// The nearest double, ties to even, as Python converts; infinite beyond its range.
 static double int_to_double(const struct number *number)
 {
-    double value = 0;
-    for (size_t i = number->limbs; i-- > 0;) {
-        value = value * 4294967296.0 + number->limb[i];
+    size_t limbs = number->limbs; // the highest is not zero
+    if (limbs <= 2) {
+        uint64_t low = limbs > 0 ? number->limb[0] : 0;
+        return (double)(low | (limbs > 1 ? (uint64_t)number->limb[1] << 32 : 0));
     }
-    return value;
+    int shift = __builtin_clz(number->limb[limbs - 1]);
+    uint64_t top = (uint64_t)number->limb[limbs - 1] << 32 | number->limb[limbs - 2];
+    uint32_t next = number->limb[limbs - 3];
+    uint64_t bits = shift == 0 ? top : top << shift | next >> (32 - shift);
+    bool rest = (uint32_t)(next << shift) != 0;
+    for (size_t i = 0; i + 3 < limbs; i++) {
+        rest = rest || number->limb[i] != 0;
+    }
+    return ldexp((double)(bits | rest),
+                 32 * (int)(limbs - 2) - shift); // the last bit only breaks ties
 }
 
 // --- floats ---
@@ -270,13 +281,16 @@ static int read_signed(struct literal_cursor *cursor, struct number *number)
     return code;
 }
 
-static double real_part(const struct number *number)
+// The number as a float; an integer beyond its range has none.
+static int real_part(struct literal_cursor *cursor, const struct number *number, double *real)
 {
     if (number->kind != NUMBER_INT) {
-        return number->real;
+        *real = number->real;
+        return 0;
     }
     double value = int_to_double(number);
-    return number->negative ? -value : value;
+    *real = number->negative ? -value : value;
+    return isinf(value) ? literal_fail(cursor, "integer beyond the range of a float") : 0;
 }
 
 static void put_complex(struct bytes *out, double real, double imaginary)
@@ -329,8 +343,10 @@ int literal_number(struct literal_cursor *cursor)
     if (first.kind == NUMBER_IMAGINARY || second.kind != NUMBER_IMAGINARY) {
         return literal_fail(cursor, "only a real and an imaginary number add up to a literal");
     }
-    put_complex(cursor->out, real_part(&first), second.real);
-    return 0;
+    double real = 0;
+    code = real_part(cursor, &first, &real);
+    put_complex(cursor->out, real, second.real);
+    return code;
 }
 
 // --- calls ---
@@ -357,8 +373,7 @@ static int read_real(struct literal_cursor *cursor, double *real)
     if (code == 0 && number.kind == NUMBER_IMAGINARY) {
         return literal_fail(cursor, "real number expected");
     }
-    *real = real_part(&number);
-    return code;
+    return code < 0 ? code : real_part(cursor, &number, real);
 }
 
 // The text of float("..."): strtod reads what Python does, but for hexadecimal.
@@ -376,7 +391,7 @@ static int float_of_text(struct literal_cursor *cursor, const uint8_t *typed, si
     while (*end == ' ') {
         end++;
     }
-    if (end == text || *end != '\0' || strpbrk(text, "xXpP(") != NULL) {
+    if (end == text || end != text + size - head || strpbrk(text, "xXpP(") != NULL) {
         return literal_fail(cursor, "float() of a text that is no number");
     }
     put_real(cursor->out, real);

@@ -97,9 +97,12 @@ static void put_text(struct bytes *out, uint8_t tag, const void *data, size_t si
 
 int literal_keyword(struct literal_cursor *cursor)
 {
-    static const char *const reserved[] = {"None", "True",   "False",  "and",  "or",  "not",
-                                           "in",   "is",     "if",     "else", "for", "lambda",
-                                           "def",  "return", "import", "class"};
+    static const char *const reserved[] = {
+        "None",    "True",     "False", "and",      "as",   "assert", "async",  "await",
+        "break",   "class",    "def",   "continue", "del",  "elif",   "else",   "except",
+        "finally", "for",      "from",  "global",   "if",   "import", "in",     "is",
+        "lambda",  "nonlocal", "not",   "or",       "pass", "raise",  "return", "try",
+        "while",   "with",     "yield", "__debug__"};
     if (!literal_at_keyword(cursor)) {
         return literal_fail(cursor, "expected name=value");
     }
@@ -108,6 +111,11 @@ int literal_keyword(struct literal_cursor *cursor)
     for (size_t i = 0; i < sizeof(reserved) / sizeof(*reserved); i++) {
         if (size == strlen(reserved[i]) && memcmp(cursor->at, reserved[i], size) == 0) {
             return literal_fail(cursor, "a reserved word as a name");
+        }
+    }
+    for (size_t i = 0; i < size; i++) {
+        if ((unsigned char)cursor->at[i] >= 0x80) {
+            return literal_fail(cursor, "a name is written in ASCII");
         }
     }
     put_text(cursor->out, VALUE_STRING, cursor->at, size);

@@ -189,6 +189,27 @@ static const char quiet[] = "import gc, sys, io, os, random\n"
                             "gc.collect()\n"
                             "gc.freeze()\n";
 
+// Before Python starts: blocks of every small size, so that its first objects, builtins and
+// modules, lie elsewhere inside their pages too.
+static void perturb_early(uint32_t amount)
+{
+    enum { SMALL_MAX = 512, STEP = 16 };
+    for (size_t size = STEP; size <= SMALL_MAX; size += STEP) {
+        for (uint32_t i = 0; i < amount % 7; i++) {
+            (void)PyObject_Malloc(size); // kept for good
+        }
+    }
+}
+
+// After the freeze: what the collector counts.
+static void perturb_collector(uint32_t amount)
+{
+    for (uint32_t i = 0; i < amount % 7; i++) {
+        (void)PyGC_Collect();
+        (void)PyList_New(0); // kept for good
+    }
+}
+
 // Objects and heap blocks that shift what comes later.
 static void perturb(uint32_t amount)
 {
@@ -245,6 +266,7 @@ bool runtime_prepare(const struct runtime_config *config)
         (void)fprintf(stderr, "image: cannot reserve memory\n");
         return false;
     }
+    perturb_early(config->perturbation);
     if (!start_python(config) || !import_modules(modules) ||
         (config->perturbation > 0 && !import_modules(more_modules)) ||
         !runtime_source_prepare(config->forbidden)) {
@@ -260,7 +282,7 @@ bool runtime_prepare(const struct runtime_config *config)
     return true;
 }
 
-void runtime_detach(void)
+void runtime_detach(const struct runtime_config *config)
 {
     // Its names go with its dictionary: a program finds in __main__ only what it puts there.
     PyObject *globals = PyDict_New();
@@ -271,6 +293,7 @@ void runtime_detach(void)
     }
     Py_XDECREF(done);
     Py_XDECREF(globals);
+    perturb_collector(config->perturbation);
 }
 
 // --- one run ---
@@ -378,7 +401,10 @@ static void reply_value(PyObject *value, const struct image_request *request)
     end_frame(&out);
 }
 
-static void reply_program(const struct runtime_source *source)
+// Sends the program and goes on with what the other images will get: marshalled code read back.
+// They are not the same (marshal sorts the members of constant sets), and a verdict may not depend
+// on who compiled.
+static void reply_program(struct runtime_source *source)
 {
     struct bytes out = {0};
     PyObject *code = PyMarshal_WriteObjectToString(source->code, Py_MARSHAL_VERSION);
@@ -393,9 +419,14 @@ static void reply_program(const struct runtime_source *source)
         bytes_append(&out, PyBytes_AS_STRING(code), (size_t)PyBytes_GET_SIZE(code));
     }
     PyErr_Clear();
-    Py_XDECREF(code);
     end_frame(&out);
     bytes_finish(&out);
+    Py_CLEAR(source->code);
+    if (code != NULL) {
+        source->code =
+            PyMarshal_ReadObjectFromString(PyBytes_AS_STRING(code), PyBytes_GET_SIZE(code));
+    }
+    Py_XDECREF(code);
 }
 
 static void execute(PyObject *code, const struct image_request *request, const uint8_t *arguments)
@@ -451,6 +482,10 @@ void runtime_serve(void)
     }
     if ((request.flags & IMAGE_WANT_CODE) != 0 && request.code_size == 0) {
         reply_program(&source);
+        if (source.code == NULL) {
+            reply(OUTCOME_OUT_OF_MEMORY, "MemoryError", "");
+            return;
+        }
     }
     if ((request.flags & IMAGE_COMPILE_ONLY) != 0) {
         reply(OUTCOME_OK, "", "");

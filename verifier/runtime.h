@@ -31,7 +31,7 @@ bool runtime_prepare(const struct runtime_config *config);
 
 // runtime_detach forgets what ties the interpreter to the host's files. Called last before the
 // sandbox closes.
-void runtime_detach(void);
+void runtime_detach(const struct runtime_config *config);
 
 // runtime_serve reads one request, runs it and writes its frames. The process is of no further use
 // afterwards: the caller restores it or lets it end.

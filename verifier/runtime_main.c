@@ -117,7 +117,7 @@ int main(void)
     if (!runtime_prepare(&config)) {
         return 2;
     }
-    runtime_detach();
+    runtime_detach(&config);
     if (!sandbox_close((enum isolation)start.isolation)) {
         return 3;
     }
