@@ -20,7 +20,8 @@
 
 enum { FORMAT = 1, HASH_BYTES = 32, PATH_BYTES = 4096, HASH_CHUNK = 1 << 24 };
 
-// The head of trainer.bin; the arrays weights, m, v and the hash of all follow.
+// The head of trainer.bin; the arrays weights, m, v and the hash of all follow. Before the first
+// update the moments are zero and left out.
 struct header {
     char magic[8]; // "KELVINTR"
     uint64_t format;
@@ -72,22 +73,25 @@ static int put(FILE *file, crypto_generichash_state *hash, const void *data, siz
     return 0;
 }
 
-static int write_arrays(FILE *file, const struct params *params, int64_t step,
-                        const struct trainer_arrays *arrays)
+static int write_arrays(FILE *file, const struct params *params,
+                        const struct checkpoint *checkpoint)
 {
+    const struct trainer_arrays *arrays = &checkpoint->arrays;
     struct header header = {.format = FORMAT,
                             .elements = params->elements,
                             .layout = layout_of(params),
                             .updates = arrays->updates,
-                            .step = step};
+                            .step = checkpoint->step};
     memcpy(header.magic, "KELVINTR", sizeof(header.magic));
     size_t size = params->elements * sizeof(float);
     crypto_generichash_state hash;
     (void)crypto_generichash_init(&hash, NULL, 0, HASH_BYTES);
     int code = put(file, &hash, &header, sizeof(header));
     code = code < 0 ? code : put(file, &hash, arrays->weights, size);
-    code = code < 0 ? code : put(file, &hash, arrays->m, size);
-    code = code < 0 ? code : put(file, &hash, arrays->v, size);
+    if (code == 0 && arrays->updates > 0) {
+        code = put(file, &hash, arrays->m, size);
+        code = code < 0 ? code : put(file, &hash, arrays->v, size);
+    }
     unsigned char digest[HASH_BYTES];
     (void)crypto_generichash_final(&hash, digest, sizeof(digest));
     if (code == 0 && fwrite(digest, 1, sizeof(digest), file) != sizeof(digest)) {
@@ -99,8 +103,8 @@ static int write_arrays(FILE *file, const struct params *params, int64_t step,
     return code;
 }
 
-static int write_trainer(const char *dir, const struct params *params, int64_t step,
-                         const struct trainer_arrays *arrays, struct error *err)
+static int write_trainer(const char *dir, const struct params *params,
+                         const struct checkpoint *checkpoint, struct error *err)
 {
     char path[PATH_BYTES];
     int code = file_join(path, sizeof(path), dir, "trainer.bin", err);
@@ -108,8 +112,34 @@ static int write_trainer(const char *dir, const struct params *params, int64_t s
         return code;
     }
     CLEANUP(close_filep) FILE *file = fopen(path, "wbe");
-    code = file == NULL ? -errno : write_arrays(file, params, step, arrays);
-    return code < 0 ? error_set(err, code, "cannot write %s: %s", path, strerrordesc_np(-code)) : 0;
+    code = file == NULL ? -errno : write_arrays(file, params, checkpoint);
+    return code < 0 ? error_set(err, code, "cannot write %s: %s; is the disk full?", path,
+                                strerrordesc_np(-code))
+                    : 0;
+}
+
+static int write_state(const char *dir, const char *run_dir, const struct checkpoint *checkpoint,
+                       struct error *err)
+{
+    char path[PATH_BYTES];
+    int64_t before = -1;
+    int code = checkpoint_latest(run_dir, &before, err);
+    code = code < 0 ? code : file_join(path, sizeof(path), dir, "state.json", err);
+    if (code < 0) {
+        return code;
+    }
+    CLEANUP(json_decrefp)
+    json_t *state =
+        json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "format", FORMAT, "step",
+                  (json_int_t)checkpoint->step, "version", (json_int_t)checkpoint->step + 1, "seed",
+                  (json_int_t)checkpoint->seed, "updates", (json_int_t)checkpoint->arrays.updates,
+                  "last_task", (json_int_t)checkpoint->last_task, "last_rollout",
+                  (json_int_t)checkpoint->last_rollout);
+    (void)json_object_set_new(state, "previous",
+                              before >= 0 ? json_integer((json_int_t)before) : json_null());
+    CLEANUP(freep) char *text = json_dumps(state, JSON_INDENT(2));
+    return text == NULL ? error_set(err, -ENOMEM, "%s: out of memory", path)
+                        : file_write(path, text, strlen(text), err);
 }
 
 static int copy_file(const char *from_dir, const char *to_dir, const char *name, struct error *err)
@@ -147,8 +177,8 @@ static int write_config(const struct checkpoint_target *target, const char *dir,
     return code < 0 ? code : file_write(path, text, strlen(text), err);
 }
 
-static int write_folder(const struct checkpoint_target *target, const char *dir, int64_t step,
-                        const struct trainer_arrays *arrays, struct error *err)
+static int write_folder(const struct checkpoint_target *target, const char *dir,
+                        const struct checkpoint *checkpoint, struct error *err)
 {
     static const char *const names[] = {
         "tokenizer.json",
@@ -159,6 +189,7 @@ static int write_folder(const struct checkpoint_target *target, const char *dir,
         "merges.txt",
         "generation_config.json",
         "chat_template.jinja",
+        "kelvin.json",
     };
     int code = file_make_dirs(dir, err);
     code = code < 0 ? code : write_config(target, dir, err);
@@ -171,9 +202,10 @@ static int write_folder(const struct checkpoint_target *target, const char *dir,
     char path[PATH_BYTES];
     code = file_join(path, sizeof(path), dir, "model.safetensors", err);
     code = code < 0 ? code
-                    : safetensors_write(path, arrays->weights, target->params, target->shape,
-                                        target->published, err);
-    code = code < 0 ? code : write_trainer(dir, target->params, step, arrays, err);
+                    : safetensors_write(path, checkpoint->arrays.weights, target->params,
+                                        target->shape, target->published, err);
+    code = code < 0 ? code : write_trainer(dir, target->params, checkpoint, err);
+    code = code < 0 ? code : write_state(dir, target->run_dir, checkpoint, err);
     return code < 0 ? code : file_sync_dir(dir, err);
 }
 
@@ -218,32 +250,81 @@ int checkpoint_latest(const char *run_dir, int64_t *step, struct error *err)
     if (access(folder, F_OK) != 0 && errno != ENOENT) {
         return error_set(err, -errno, "cannot read %s: %s", folder, strerrordesc_np(errno));
     }
-    int64_t largest = largest_below(folder, INT64_MAX);
-    *step = largest > 0 ? largest : 0;
+    *step = largest_below(folder, INT64_MAX);
     return 0;
 }
 
-// Removes what is older than the newest `keep` checkpoints.
-static int prune(const char *run_dir, int32_t keep, struct error *err)
+int checkpoint_find(const char *run_dir, int64_t step, struct error *err)
 {
+    char path[PATH_BYTES];
+    checkpoint_path(path, sizeof(path), run_dir, step);
+    if (access(path, F_OK) == 0) {
+        return 0;
+    }
     char folder[PATH_BYTES];
     int code = file_join(folder, sizeof(folder), run_dir, "checkpoints", err);
+    if (code < 0) {
+        return code;
+    }
+    char list[256] = "";
+    size_t used = 0;
+    for (int64_t at = largest_below(folder, INT64_MAX); at >= 0 && used + 32 < sizeof(list);
+         at = largest_below(folder, at)) {
+        used += (size_t)snprintf(list + used, sizeof(list) - used, " %lld", (long long)at);
+    }
+    return error_set(err, -ENOENT, "%s has no checkpoint of step %lld; it has%s", run_dir,
+                     (long long)step, used > 0 ? list : " none");
+}
+
+int checkpoint_parse(char *run_dir, size_t size, int64_t *step, const char *text, struct error *err)
+{
+    const char *at = strrchr(text, '@');
+    size_t length = at != NULL ? (size_t)(at - text) : strlen(text);
+    if (length == 0 || length >= size) {
+        return error_set(err, -EINVAL, "%s is no run folder; write RUN@STEP", text);
+    }
+    memcpy(run_dir, text, length);
+    run_dir[length] = '\0';
+    if (at == NULL) {
+        int code = checkpoint_latest(run_dir, step, err);
+        return code < 0 ? code : checkpoint_find(run_dir, *step < 0 ? 0 : *step, err);
+    }
+    char *end = NULL;
+    errno = 0;
+    *step = strtoll(at + 1, &end, 10);
+    if (end == at + 1 || *end != '\0' || errno != 0 || *step < 0) {
+        return error_set(err, -EINVAL, "%s: \"%s\" is no step; write RUN@STEP", text, at + 1);
+    }
+    return checkpoint_find(run_dir, *step, err);
+}
+
+static bool stays(const struct checkpoint_target *target, int64_t step)
+{
+    return step == 0 || (target->keep_every > 0 && step % target->keep_every == 0);
+}
+
+// Removes what is older than the newest `keep` checkpoints and need not stay.
+static int prune(const struct checkpoint_target *target, struct error *err)
+{
+    char folder[PATH_BYTES];
+    int code = file_join(folder, sizeof(folder), target->run_dir, "checkpoints", err);
     int64_t step = INT64_MAX;
-    for (int32_t i = 0; i < keep && step >= 0; i++) {
+    for (int32_t i = 0; i < target->keep && step >= 0; i++) {
         step = largest_below(folder, step);
     }
     for (step = step < 0 ? -1 : largest_below(folder, step); step >= 0 && code == 0;
          step = largest_below(folder, step)) {
         char path[PATH_BYTES];
-        checkpoint_path(path, sizeof(path), run_dir, step);
-        code = file_remove_tree(path, err);
+        checkpoint_path(path, sizeof(path), target->run_dir, step);
+        code = stays(target, step) ? 0 : file_remove_tree(path, err);
     }
     return code;
 }
 
-int checkpoint_save(const struct checkpoint_target *target, int64_t step,
-                    const struct trainer_arrays *arrays, struct error *err)
+int checkpoint_save(const struct checkpoint_target *target, const struct checkpoint *checkpoint,
+                    struct error *err)
 {
+    int64_t step = checkpoint->step;
     char path[PATH_BYTES];
     char beside[PATH_BYTES];
     char folder[PATH_BYTES];
@@ -252,7 +333,7 @@ int checkpoint_save(const struct checkpoint_target *target, int64_t step,
     (void)snprintf(beside, sizeof(beside), "%s/checkpoints/.step-%lld.tmp", target->run_dir,
                    (long long)step);
     int code = file_remove_tree(beside, err); // of a save that was killed
-    code = code < 0 ? code : write_folder(target, beside, step, arrays, err);
+    code = code < 0 ? code : write_folder(target, beside, checkpoint, err);
     code = code < 0 ? code : file_remove_tree(path, err);
     if (code == 0 && rename(beside, path) != 0) {
         code = error_set(err, -errno, "cannot rename %s to %s: %s", beside, path,
@@ -263,7 +344,7 @@ int checkpoint_save(const struct checkpoint_target *target, int64_t step,
         return code;
     }
     code = file_sync_dir(folder, err);
-    return code < 0 ? code : prune(target->run_dir, target->keep, err);
+    return code < 0 ? code : prune(target, err);
 }
 
 static int check_header(const struct header *header, size_t file_size, int64_t step,
@@ -284,7 +365,8 @@ static int check_header(const struct header *header, size_t file_size, int64_t s
                          "the run began with",
                          path);
     }
-    size_t wanted = sizeof(*header) + 3 * params->elements * sizeof(float) + HASH_BYTES;
+    size_t arrays = header->updates > 0 ? 3 : 1;
+    size_t wanted = sizeof(*header) + arrays * params->elements * sizeof(float) + HASH_BYTES;
     if (file_size != wanted || header->step != step) {
         return error_set(err, -EINVAL,
                          "%s is cut: %zu bytes instead of %zu; remove this checkpoint to go on "
@@ -341,28 +423,68 @@ static int load_map(const struct file_map *map, const char *path, int64_t step,
     const char *bytes = (const char *)map->data + sizeof(header);
     size_t size = params->elements * sizeof(float);
     memcpy(arrays->weights, bytes, size);
-    memcpy(arrays->m, bytes + size, size);
-    memcpy(arrays->v, bytes + 2 * size, size);
+    if (header.updates > 0) {
+        memcpy(arrays->m, bytes + size, size);
+        memcpy(arrays->v, bytes + 2 * size, size);
+    } else {
+        memset(arrays->m, 0, size);
+        memset(arrays->v, 0, size);
+    }
     arrays->updates = header.updates;
-    if (!all_finite(arrays->weights, params->elements)) {
-        return error_set(err, -EINVAL, "%s holds a weight that is not a finite number", path);
+    if (!all_finite(arrays->weights, params->elements) ||
+        !all_finite(arrays->m, params->elements) || !all_finite(arrays->v, params->elements)) {
+        return error_set(err, -EINVAL,
+                         "%s holds a weight or moment that is not a finite number; remove this "
+                         "checkpoint to go on from the one before",
+                         path);
     }
     return 0;
 }
 
-int checkpoint_load(const char *run_dir, int64_t step, const struct params *params,
-                    struct trainer_arrays *arrays, struct error *err)
+static int load_state(const char *dir, struct checkpoint *checkpoint, struct error *err)
 {
     char path[PATH_BYTES];
-    checkpoint_path(path, sizeof(path), run_dir, step);
+    CLEANUP(json_decrefp) json_t *state = NULL;
+    int code = file_join(path, sizeof(path), dir, "state.json", err);
+    code = code < 0 ? code : json_read_file(&state, path, err);
+    if (code < 0) {
+        return code;
+    }
+    if (json_integer_value(json_object_get(state, "format")) > FORMAT) {
+        return error_set(err, -EINVAL,
+                         "%s is of a newer Kelvin than this one (format %d); use the Kelvin that "
+                         "wrote it",
+                         path, FORMAT);
+    }
+    const json_t *step = json_object_get(state, "step");
+    if (!json_is_integer(step) || json_integer_value(step) != checkpoint->step ||
+        !json_is_integer(json_object_get(state, "last_task")) ||
+        !json_is_integer(json_object_get(state, "last_rollout"))) {
+        return error_set(err, -EINVAL,
+                         "%s does not describe step %lld; remove this checkpoint to go on from the "
+                         "one before",
+                         path, (long long)checkpoint->step);
+    }
+    checkpoint->seed = (uint64_t)json_integer_value(json_object_get(state, "seed"));
+    checkpoint->last_task = json_integer_value(json_object_get(state, "last_task"));
+    checkpoint->last_rollout = json_integer_value(json_object_get(state, "last_rollout"));
+    return 0;
+}
+
+int checkpoint_load(const char *run_dir, const struct params *params, struct checkpoint *checkpoint,
+                    struct error *err)
+{
+    char path[PATH_BYTES];
+    checkpoint_path(path, sizeof(path), run_dir, checkpoint->step);
     char file[PATH_BYTES];
     int code = file_join(file, sizeof(file), path, "trainer.bin", err);
     struct file_map map = {0};
+    code = code < 0 ? code : load_state(path, checkpoint, err);
     code = code < 0 ? code : file_map(&map, file, err);
     if (code < 0) {
         return code;
     }
-    code = load_map(&map, file, step, params, arrays, err);
+    code = load_map(&map, file, checkpoint->step, params, &checkpoint->arrays, err);
     file_unmap(&map);
     return code;
 }

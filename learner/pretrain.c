@@ -109,9 +109,12 @@ static int save(struct pretrain *run, struct error *err)
                                              .published = published(run->config),
                                              .keep = (int32_t)run->config->checkpoint.keep};
     struct trainer_state state = trainer_state(run->trainer);
-    const struct trainer_arrays arrays = {
-        .weights = state.weights, .m = state.m, .v = state.v, .updates = *state.updates};
-    int code = checkpoint_save(&target, run->done, &arrays, err);
+    const struct checkpoint checkpoint = {
+        .step = run->done,
+        .seed = (uint64_t)run->config->seed,
+        .arrays = {
+            .weights = state.weights, .m = state.m, .v = state.v, .updates = *state.updates}};
+    int code = checkpoint_save(&target, &checkpoint, err);
     run->saved = code == 0 ? run->done : run->saved;
     return code;
 }
@@ -363,13 +366,14 @@ static int open_trainer(struct pretrain *run, bool resume, struct error *err)
                              err);
     }
     struct trainer_state state = trainer_state(run->trainer);
-    struct trainer_arrays arrays = {.weights = state.weights, .m = state.m, .v = state.v};
-    code = checkpoint_latest(config->run_dir, &run->done, err);
-    if (code == 0 && run->done > 0) {
-        code = checkpoint_load(config->run_dir, run->done, &run->params, &arrays, err);
-        *state.updates = arrays.updates;
+    struct checkpoint from = {.arrays = {.weights = state.weights, .m = state.m, .v = state.v}};
+    code = checkpoint_latest(config->run_dir, &from.step, err);
+    if (code == 0 && from.step > 0) {
+        code = checkpoint_load(config->run_dir, &run->params, &from, err);
+        *state.updates = from.arrays.updates;
         trainer_refresh(run->trainer);
     }
+    run->done = from.step > 0 ? from.step : 0;
     run->asked = run->saved = run->done;
     return code;
 }

@@ -124,27 +124,39 @@ char *report_line(const struct report_input *input)
     return text;
 }
 
-int report_truncate(const char *path, int64_t step, struct error *err)
+// How many bytes of `text` are lines of steps up to `step`.
+static size_t lines_up_to(const char *text, size_t size, int64_t step)
 {
-    CLEANUP(freep) char *text = NULL;
-    size_t size = 0;
-    int code = file_read(&text, &size, path, METRICS_BYTES_MAX, err);
-    if (code == -ENOENT) {
-        return 0;
-    }
-    if (code < 0) {
-        return code;
-    }
     size_t kept = 0;
     while (kept < size) {
         const char *end = memchr(text + kept, '\n', size - kept);
         CLEANUP(json_decrefp) json_t *line = NULL;
         if (end == NULL ||
-            json_parse(&line, text + kept, (size_t)(end - text) - kept, path, NULL) < 0 ||
+            json_parse(&line, text + kept, (size_t)(end - text) - kept, "metrics", NULL) < 0 ||
             json_integer_value(json_object_get(line, "step")) > step) {
             break; // a later step, or a line that a kill cut short
         }
         kept = (size_t)(end - text) + 1;
     }
+    return kept;
+}
+
+int report_copy(const char *to, const char *from, int64_t step, struct error *err)
+{
+    CLEANUP(freep) char *text = NULL;
+    size_t size = 0;
+    int code = file_read(&text, &size, from, METRICS_BYTES_MAX, err);
+    return code < 0 ? code : file_write(to, text, lines_up_to(text, size, step), err);
+}
+
+int report_truncate(const char *path, int64_t step, struct error *err)
+{
+    CLEANUP(freep) char *text = NULL;
+    size_t size = 0;
+    int code = file_read(&text, &size, path, METRICS_BYTES_MAX, err);
+    if (code < 0) {
+        return code == -ENOENT ? 0 : code;
+    }
+    size_t kept = lines_up_to(text, size, step);
     return kept == size ? 0 : file_write(path, text, kept, err);
 }

@@ -23,6 +23,8 @@ struct report_input {
 char *report_line(const struct report_input *input);
 
 // report_truncate drops the lines of `path` whose step is after `step`; a missing file is fine.
+// report_copy writes the lines that stay to another file.
 int report_truncate(const char *path, int64_t step, struct error *err);
+int report_copy(const char *to, const char *from, int64_t step, struct error *err);
 
 #endif

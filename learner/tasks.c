@@ -202,7 +202,7 @@ int tasks_open(struct tasks **out, const char *path, int32_t tasks_max, struct e
     }
     (void)sqlite3_busy_timeout(tasks->db, BUSY_MS);
     code = check_schema(tasks, err);
-    code = code < 0 ? code : run(tasks, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", err);
+    code = code < 0 ? code : run(tasks, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL", err);
     code = code < 0 ? code : prepare(tasks, err);
     code = code < 0 ? code : load_indexes(tasks, err);
     if (code < 0) {
@@ -256,6 +256,43 @@ int tasks_forget(struct tasks *tasks, int64_t step, struct error *err)
         return code;
     }
     return load_indexes(tasks, err);
+}
+
+int tasks_position(struct tasks *tasks, int64_t step, int64_t *task, int64_t *rollout,
+                   struct error *err)
+{
+    char sql[96];
+    (void)snprintf(sql, sizeof(sql), "SELECT max(id) FROM tasks WHERE step<=%lld", (long long)step);
+    int code = query_integer(tasks, sql, task, err);
+    (void)snprintf(sql, sizeof(sql), "SELECT max(id) FROM rollouts WHERE step<=%lld",
+                   (long long)step);
+    return code < 0 ? code : query_integer(tasks, sql, rollout, err);
+}
+
+static void close_db(sqlite3 **db)
+{
+    (void)sqlite3_close(*db);
+}
+
+int tasks_copy(const char *to, const char *from, struct error *err)
+{
+    CLEANUP(close_db) sqlite3 *source = NULL;
+    CLEANUP(close_db) sqlite3 *copy = NULL;
+    if (sqlite3_open_v2(from, &source, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK) {
+        return error_set(err, -EIO, "%s: %s", from, sqlite3_errmsg(source));
+    }
+    if (sqlite3_open_v2(to, &copy, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK) {
+        return error_set(err, -EIO, "%s: %s", to, sqlite3_errmsg(copy));
+    }
+    (void)sqlite3_busy_timeout(source, BUSY_MS);
+    sqlite3_backup *backup = sqlite3_backup_init(copy, "main", source, "main");
+    if (backup != NULL) {
+        (void)sqlite3_backup_step(backup, -1);
+        (void)sqlite3_backup_finish(backup);
+    }
+    return sqlite3_errcode(copy) == SQLITE_OK
+               ? 0
+               : error_set(err, -EIO, "cannot copy %s to %s: %s", from, to, sqlite3_errmsg(copy));
 }
 
 // Lines lose trailing blanks and blank lines vanish, so that layout makes no new task.

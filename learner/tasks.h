@@ -34,6 +34,14 @@ int tasks_commit(struct tasks *tasks, struct error *err);
 // tasks_forget removes what came after `step` and brings back what left after it.
 int tasks_forget(struct tasks *tasks, int64_t step, struct error *err);
 
+// tasks_position is the largest id of a task and of a rollout that the steps up to `step` made; 0
+// when there is none.
+int tasks_position(struct tasks *tasks, int64_t step, int64_t *task, int64_t *rollout,
+                   struct error *err);
+
+// tasks_copy copies the store at `from`, which may be in use, to the new file `to`.
+int tasks_copy(const char *to, const char *from, struct error *err);
+
 // tasks_add stores a task and gives it the next id (task->id is set). `accuracy` is a, or NaN when
 // it was not estimated. `now` is the running step (0 while seeding). *duplicate: the store holds
 // the same normalized program and inputs; nothing was stored and task->id is 0.

@@ -2,6 +2,7 @@
 
 #include "common/base/cleanup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -196,4 +197,57 @@ int file_sync_dir(const char *path, struct error *err)
         return error_set(err, -errno, "cannot sync folder %s: %s", path, strerrordesc_np(errno));
     }
     return 0;
+}
+
+static int copy_bytes(int to, int from)
+{
+    for (;;) {
+        ssize_t copied = copy_file_range(from, NULL, to, NULL, 1 << 30, 0);
+        if (copied == 0) {
+            return fsync(to) < 0 ? -errno : 0;
+        }
+        if (copied < 0 && errno != EINTR) {
+            return -errno;
+        }
+    }
+}
+
+int file_copy(const char *to, const char *from, struct error *err)
+{
+    CLEANUP(fd_closep) int source = open(from, O_RDONLY | O_CLOEXEC);
+    if (source < 0) {
+        return error_set(err, -errno, "cannot read %s: %s", from, strerrordesc_np(errno));
+    }
+    CLEANUP(fd_closep) int target = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int code = target < 0 ? -errno : copy_bytes(target, source);
+    return code < 0 ? error_set(err, code, "cannot write %s: %s", to, strerrordesc_np(-code)) : 0;
+}
+
+static void closedirp(DIR **dir)
+{
+    if (*dir != NULL) {
+        (void)closedir(*dir);
+    }
+}
+
+int file_copy_dir(const char *to, const char *from, struct error *err)
+{
+    CLEANUP(closedirp) DIR *dir = opendir(from);
+    if (dir == NULL) {
+        return error_set(err, -errno, "cannot read %s: %s", from, strerrordesc_np(errno));
+    }
+    int code = file_make_dirs(to, err);
+    const struct dirent *entry = NULL;
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): the stream is this call's own
+    while (code == 0 && (entry = readdir(dir)) != NULL) {
+        char source[4096];
+        char target[4096];
+        struct stat st;
+        code = file_join(source, sizeof(source), from, entry->d_name, err);
+        code = code < 0 ? code : file_join(target, sizeof(target), to, entry->d_name, err);
+        if (code == 0 && stat(source, &st) == 0 && S_ISREG(st.st_mode)) {
+            code = file_copy(target, source, err);
+        }
+    }
+    return code < 0 ? code : file_sync_dir(to, err);
 }

@@ -32,6 +32,11 @@ int file_make_dirs(const char *path, struct error *err);
 // file_remove_tree removes a folder and all below it; a missing one is no error.
 int file_remove_tree(const char *path, struct error *err);
 
+// file_copy copies one file and syncs it. file_copy_dir makes the folder `to` and copies the files
+// of `from` into it, not its folders.
+int file_copy(const char *to, const char *from, struct error *err);
+int file_copy_dir(const char *to, const char *from, struct error *err);
+
 // file_sync_dir makes a rename inside the folder durable.
 int file_sync_dir(const char *path, struct error *err);
 

@@ -163,7 +163,10 @@ static const struct option rows[] = {
 
     INT("checkpoint.every", checkpoint.every, "50", 0, 1e9,
         "steps between checkpoints; 0: only the last"),
-    INT("checkpoint.keep", checkpoint.keep, "3", 1, 1000, "checkpoints kept"),
+    INT("checkpoint.keep", checkpoint.keep, "3", 1, 1000,
+        "newest checkpoints kept, besides step-0"),
+    INT("checkpoint.keep_every", checkpoint.keep_every, "0", 0, 1e9,
+        "checkpoints whose step is a multiple of this stay for ever; 0: none"),
 
     STRING("pretrain.out", pretrain.out, "",
            "folder of the model that `kelvin pretrain` makes; it must not exist yet"),
@@ -200,6 +203,21 @@ int run_config_read(struct run_config *config, const char *path, char *const *wo
     int code = path == NULL ? 0 : config_load(config, &run_options, path, err);
     for (int i = 0; code == 0 && i < count; i++) {
         code = config_set(config, &run_options, words[i], "command line", err);
+    }
+    return code;
+}
+
+int run_config_read_folder(struct run_config *config, const char *run_dir, char *const *words,
+                           int count, struct error *err)
+{
+    char path[CONFIG_STRING_MAX + 16];
+    if (strlen(run_dir) >= CONFIG_STRING_MAX) {
+        return error_set(err, -ENAMETOOLONG, "the name of the run folder is too long");
+    }
+    (void)snprintf(path, sizeof(path), "%s/config.yaml", run_dir);
+    int code = run_config_read(config, path, words, count, err);
+    if (code == 0) {
+        (void)snprintf(config->run_dir, sizeof(config->run_dir), "%s", run_dir);
     }
     return code;
 }

@@ -107,6 +107,7 @@ struct run_config {
     struct {
         int64_t every;
         int64_t keep;
+        int64_t keep_every;
     } checkpoint;
 
     struct {
@@ -127,6 +128,11 @@ extern const struct option_table run_options;
 // [count].
 int run_config_read(struct run_config *config, const char *path, char *const *words, int count,
                     struct error *err);
+
+// run_config_read_folder reads what run_config_write left in a run folder, then `words`; run_dir is
+// `run_dir` afterwards, wherever the folder was when it was written.
+int run_config_read_folder(struct run_config *config, const char *run_dir, char *const *words,
+                           int count, struct error *err);
 
 // run_config_endpoints fills empty endpoints with ipc:// sockets in the run folder. -ENAMETOOLONG
 // when its path is too long for a socket (107 bytes).

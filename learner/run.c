@@ -1,0 +1,631 @@
+#include "learner/run.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/clock.h"
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/run_check.h"
+#include "common/model/safetensors.h"
+#include "common/text/tokenizer.h"
+#include "learner/checkpoint.h"
+#include "learner/dispatch.h"
+#include "learner/engine.h"
+#include "learner/exit.h"
+#include "learner/publish.h"
+#include "learner/record.h"
+#include "learner/report.h"
+#include "learner/saver.h"
+#include "learner/schedule.h"
+#include "learner/seeds.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum {
+    PATH_BYTES = 4096,
+    DRAIN_MS = 5000, // workers have so long to say goodbye
+    DRAIN_TURN_MS = 50,
+};
+
+enum wanted_end { WANT_NOTHING, WANT_DONE, WANT_STOP };
+
+struct run {
+    struct run_config config;
+    struct run_events events;
+    bool resume;
+    char model_dir[PATH_BYTES]; // of the starting model
+    struct shape shape;
+    struct params params;
+    float *weights; // until the trainer has them
+    struct loop *loop;
+    struct hub *hub;
+    struct publish *publish;
+    struct tasks *tasks;
+    struct rollouts *rollouts;
+    struct dispatch *dispatch;
+    struct trainer *trainer;
+    struct engine *engine;
+    struct engine_job *job; // the one that is out
+    struct saver *saver;
+    struct loop_timer *drain_timer;
+    uint64_t drain_since_ms;
+    FILE *metrics;
+    int lock;               // of the run folder
+    bool made;              // the run folder was not there
+    struct checkpoint from; // where it goes on, when `from.step` is not negative
+    int64_t done;           // steps trained
+    int64_t saved;          // step of the newest checkpoint that was begun, -1: none
+    bool due;               // a checkpoint is due and waits for the one before
+    uint64_t step_ns;       // when the last step ended
+    enum wanted_end wanted;
+    bool ending, closed;
+    int exit_code;
+};
+
+// --- the end ---
+
+static void job_destroy(struct engine_job *job)
+{
+    if (job == NULL) {
+        return;
+    }
+    batch_destroy(job->batch);
+    for (int32_t i = 0; i < job->group_count; i++) {
+        group_destroy(job->groups[i]);
+    }
+    free(job->groups);
+    free(job);
+}
+
+static void close_parts(struct run *run)
+{
+    if (run->closed) {
+        return;
+    }
+    run->closed = true;
+    engine_close(run->engine);
+    saver_close(run->saver);
+    hub_close(run->hub);
+    dispatch_destroy(run->dispatch);
+    publish_close(run->publish);
+    loop_timer_close(run->drain_timer);
+    rollouts_close(run->rollouts);
+    tasks_close(run->tasks);
+    if (run->metrics != NULL) {
+        (void)fclose(run->metrics);
+    }
+    if (run->lock >= 0) {
+        (void)close(run->lock);
+    }
+}
+
+static void on_drain_turn(void *context)
+{
+    struct run *run = context;
+    int32_t workers = hub_stats(run->hub, KELVIN__WORKER_KIND__ACTOR).workers +
+                      hub_stats(run->hub, KELVIN__WORKER_KIND__VERIFIER).workers;
+    if (workers == 0 || clock_ms() - run->drain_since_ms > DRAIN_MS) {
+        close_parts(run);
+        run->events.ended(run->events.context, run->exit_code);
+    }
+}
+
+// end tells the workers to go and closes everything when they have.
+static void end(struct run *run, int exit_code, const char *reason)
+{
+    if (run->ending) {
+        return;
+    }
+    run->ending = true;
+    run->exit_code = exit_code;
+    run->drain_since_ms = clock_ms();
+    hub_drain(run->hub, reason);
+    loop_timer_start(run->drain_timer, 0, DRAIN_TURN_MS);
+}
+
+static void fail(struct run *run, const struct error *err)
+{
+    log_error("learner", "%s", err->text);
+    end(run, 1, "the learner failed");
+}
+
+// --- checkpoints ---
+
+static void save(struct run *run)
+{
+    struct trainer_state state = trainer_state(run->trainer);
+    struct checkpoint checkpoint = {
+        .step = run->done,
+        .seed = (uint64_t)run->config.seed,
+        .arrays = {
+            .weights = state.weights, .m = state.m, .v = state.v, .updates = *state.updates}};
+    struct error err = {0};
+    if (tasks_position(run->tasks, run->done, &checkpoint.last_task, &checkpoint.last_rollout,
+                       &err) < 0) {
+        fail(run, &err);
+        return;
+    }
+    (void)fdatasync(fileno(run->metrics)); // the line of this step is as durable as its checkpoint
+    run->saved = run->done;
+    run->due = false;
+    saver_start(run->saver, &checkpoint);
+}
+
+// wind_up goes on with the end that is wanted: what trains or saves now is waited for, the last
+// step is saved, then the workers are told.
+static void wind_up(struct run *run)
+{
+    if (run->wanted == WANT_NOTHING || run->ending || engine_busy(run->engine) ||
+        saver_busy(run->saver)) {
+        return;
+    }
+    if (run->saved < run->done) {
+        save(run);
+    } else if (run->wanted == WANT_DONE) {
+        end(run, 0, "all steps are done");
+    } else {
+        end(run, EXIT_REQUEUE, "the learner was stopped by a signal");
+    }
+}
+
+static void on_saved(void *context, const struct saver_report *report)
+{
+    struct run *run = context;
+    if (report->code < 0) {
+        fail(run, &report->err);
+        return;
+    }
+    log_info("learner", "saved checkpoint step=%lld held_up_ms=%.1f written_ms=%.1f",
+             (long long)report->step, report->copy_seconds * 1e3, report->write_seconds * 1e3);
+    wind_up(run);
+}
+
+// --- a step ---
+
+static int announce(struct run *run, struct error *err)
+{
+    struct weights_packed *packed = NULL;
+    int code = publish_pack(&packed, run->publish, (uint64_t)run->done + 1,
+                            trainer_state(run->trainer).weights, err);
+    if (code == 0) {
+        hub_announce(run->hub, publish_offer(run->publish, packed));
+    }
+    return code;
+}
+
+static int write_report(struct run *run, const struct engine_job *job, struct error *err)
+{
+    uint64_t now = clock_ns();
+    const struct report_input input = {.config = &run->config,
+                                       .job = job,
+                                       .tasks = run->tasks,
+                                       .actors = hub_stats(run->hub, KELVIN__WORKER_KIND__ACTOR),
+                                       .verifiers =
+                                           hub_stats(run->hub, KELVIN__WORKER_KIND__VERIFIER),
+                                       .dispatch = dispatch_stats(run->dispatch),
+                                       .seconds = (double)(now - run->step_ns) / 1e9};
+    CLEANUP(freep) char *line = report_line(&input);
+    run->step_ns = now;
+    run->events.line(run->events.context, line);
+    if (fprintf(run->metrics, "%s\n", line) < 0 || fflush(run->metrics) != 0) {
+        return error_set(err, -EIO, "cannot write %s/metrics.jsonl: is the disk full?",
+                         run->config.run_dir);
+    }
+    return 0;
+}
+
+// finish_step makes the trained step durable, in the order in which a resume undoes it.
+static int finish_step(struct run *run, struct engine_job *job, struct error *err)
+{
+    const struct run_config *config = &run->config;
+    int code = job->code < 0 ? error_set(err, job->code, "%s", job->err.text) : 0;
+    if (code == 0) {
+        code = record_step(run->rollouts, job->groups, job->group_count, job->batch, err);
+    }
+    if (code == 0) {
+        code = tasks_commit(run->tasks, err);
+    }
+    if (code == 0) {
+        code = tasks_begin(run->tasks, err);
+    }
+    if (code == 0) {
+        code = write_report(run, job, err);
+    }
+    run->done = job->step;
+    run->due =
+        run->due || (config->checkpoint.every > 0 && run->done % config->checkpoint.every == 0);
+    if (code == 0 && run->due && !saver_busy(run->saver)) {
+        save(run);
+    }
+    return code;
+}
+
+static void on_trained(void *context, struct engine_job *job)
+{
+    struct run *run = context;
+    struct error err = {0};
+    if (job->report.mismatch_max > 0.0) {
+        log_warn("learner", "actor and learner disagree step=%lld mismatch_max=%g",
+                 (long long)job->step, job->report.mismatch_max);
+    }
+    if (job->report.skipped) {
+        log_warn("learner", "the gradient was not finite: nothing was changed step=%lld",
+                 (long long)job->step);
+    }
+    int code = run->ending ? 0 : finish_step(run, job, &err);
+    job_destroy(TAKE(run->job));
+    if (run->ending) {
+        return; // it failed while this step was trained
+    }
+    bool goes_on = code == 0 && run->done < run->config.steps && run->wanted == WANT_NOTHING;
+    code = goes_on ? announce(run, &err) : code;
+    if (code < 0) {
+        fail(run, &err);
+    } else if (goes_on) {
+        dispatch_published(run->dispatch, (uint64_t)run->done + 1);
+    } else {
+        run->wanted = run->done == run->config.steps ? WANT_DONE : run->wanted;
+        wind_up(run);
+    }
+}
+
+static void on_batch(void *context, int64_t step, struct group **groups, int32_t count)
+{
+    struct run *run = context;
+    struct error err = {0};
+    struct engine_job *job = calloc(1, sizeof(*job));
+    CHECK(job != NULL && run->job == NULL);
+    job->step = step;
+    job->groups = groups;
+    job->group_count = count;
+    job->lr = schedule_lr(&run->config, step);
+    run->job = job;
+    if (batch_create(&job->batch, groups, count, &run->config,
+                     dispatch_trains_proposer(&run->config, step), (uint64_t)step,
+                     trainer_model(run->trainer)->numerics, &err) < 0) {
+        fail(run, &err);
+    } else if (!run->ending && run->wanted == WANT_NOTHING) {
+        job->sequences = job->batch->sequences;
+        job->count = job->batch->count;
+        engine_run(run->engine, job);
+    }
+}
+
+static void on_seeded(void *context)
+{
+    struct run *run = context;
+    struct error err = {0};
+    if (tasks_commit(run->tasks, &err) < 0 || tasks_begin(run->tasks, &err) < 0) {
+        fail(run, &err);
+        return;
+    }
+    log_info("learner", "the stores are seeded deduction=%d abduction=%d induction=%d",
+             tasks_index(run->tasks, KIND_DEDUCTION)->count,
+             tasks_index(run->tasks, KIND_ABDUCTION)->count,
+             tasks_index(run->tasks, KIND_INDUCTION)->count);
+    run->step_ns = clock_ns();
+}
+
+static void on_failed(void *context, const struct error *err)
+{
+    fail(context, err);
+}
+
+// --- the start ---
+
+static int load_model(struct run *run, struct error *err)
+{
+    const char *dir = run->model_dir;
+    char path[PATH_BYTES];
+    if (dir[0] == '\0') {
+        return error_set(err, -EINVAL,
+                         "no model: set model to a folder with config.json, "
+                         "tokenizer.json and model.safetensors");
+    }
+    int code = shape_read(&run->shape, dir, err);
+    if (code == 0) {
+        code = params_init(&run->params, &run->shape, err);
+    }
+    if (code < 0) {
+        return code;
+    }
+    struct tokenizer *tokenizer = NULL;
+    code = file_join(path, sizeof(path), dir, "tokenizer.json", err);
+    code = code < 0 ? code : tokenizer_create(&tokenizer, path, err);
+    if (code < 0) {
+        return code;
+    }
+    int32_t ids = tokenizer_vocab(tokenizer);
+    tokenizer_destroy(tokenizer);
+    if (ids > run->shape.V) {
+        return error_set(err, -EINVAL, "%s has %d ids, more than the %d of config.json", path, ids,
+                         run->shape.V);
+    }
+    run->weights = calloc(run->params.elements, sizeof(float));
+    if (run->weights == NULL) {
+        return error_set(err, -ENOMEM, "%s: no memory for its weights", dir);
+    }
+    enum dtype stored = DTYPE_F32;
+    return safetensors_read(run->weights, &stored, &run->params, &run->shape, dir, err);
+}
+
+// What the config and the model, or the files that it names, say against each other.
+static int check_model(const struct run_config *config, const struct shape *shape,
+                       struct error *err)
+{
+    int64_t longest = config->rollout.prompt_tokens_max + config->rollout.response_tokens_max;
+    if (longest > shape->T) {
+        return error_set(err, -EINVAL,
+                         "rollout.prompt_tokens_max + rollout.response_tokens_max is %lld; the "
+                         "model has %d positions",
+                         (long long)longest, shape->T);
+    }
+    struct seed_list seeds = {0};
+    int code =
+        config->azr.seed_file[0] == '\0' ? 0 : seeds_read(&seeds, config->azr.seed_file, err);
+    seeds_free(&seeds);
+    return code;
+}
+
+// Finds out where the run begins: at a checkpoint, or at the model that the config names.
+static int find_start(struct run *run, struct error *err)
+{
+    const char *run_dir = run->config.run_dir;
+    char path[PATH_BYTES];
+    if (run_dir[0] == '\0') {
+        return error_set(err, -EINVAL, "run_dir is empty: set run_dir=FOLDER");
+    }
+    int size = snprintf(path, sizeof(path), "%s/tasks.db", run_dir);
+    if (size < 0 || (size_t)size >= sizeof(path) - 64) {
+        return error_set(err, -ENAMETOOLONG, "the name of run_dir is too long");
+    }
+    bool there = access(path, F_OK) == 0;
+    if (there && !run->resume) {
+        return error_set(err, -EEXIST,
+                         "%s holds a run already; choose another run_dir, or continue it with "
+                         "--resume",
+                         run_dir);
+    }
+    if (!there && run->resume) {
+        return error_set(err, -ENOENT, "%s holds no run to resume", run_dir);
+    }
+    run->from.step = -1;
+    int code = run->resume ? checkpoint_latest(run_dir, &run->from.step, err) : 0;
+    if (code < 0) {
+        return code;
+    }
+    // A run that was killed before its first checkpoint begins again.
+    (void)snprintf(run->model_dir, sizeof(run->model_dir), "%s", run->config.model);
+    if (run->from.step >= 0) {
+        code = checkpoint_find(run_dir, 0, err);
+        checkpoint_path(run->model_dir, sizeof(run->model_dir), run_dir, 0);
+    }
+    run->done = run->from.step > 0 ? run->from.step : 0;
+    run->saved = run->from.step;
+    return code;
+}
+
+// Makes the folder and takes its lock; the kernel lets go of it however the process ends.
+static int open_folder(struct run *run, struct error *err)
+{
+    char path[PATH_BYTES];
+    run->made = access(run->config.run_dir, F_OK) != 0;
+    (void)snprintf(path, sizeof(path), "%s/log", run->config.run_dir);
+    int code = file_make_dirs(path, err);
+    if (code < 0) {
+        return code;
+    }
+    (void)snprintf(path, sizeof(path), "%s/.lock", run->config.run_dir);
+    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (run->lock < 0) {
+        return error_set(err, -errno, "cannot write in %s: %s", run->config.run_dir,
+                         strerrordesc_np(errno));
+    }
+    if (flock(run->lock, LOCK_EX | LOCK_NB) < 0) {
+        return error_set(err, -EBUSY,
+                         "%s is in use by another learner; stop that one or choose another run_dir",
+                         run->config.run_dir);
+    }
+    return 0;
+}
+
+// The store must have come as far as the checkpoint, or steps would be missing.
+static int check_store(struct run *run, struct error *err)
+{
+    int64_t task = 0;
+    int64_t rollout = 0;
+    int code = tasks_position(run->tasks, run->done, &task, &rollout, err);
+    if (code == 0 && (task != run->from.last_task || rollout != run->from.last_rollout)) {
+        code = error_set(
+            err, -EINVAL,
+            "%s/tasks.db does not belong to checkpoint step-%lld: it ends at task %lld "
+            "and rollout %lld instead of %lld and %lld; remove this checkpoint to go "
+            "on from the one before",
+            run->config.run_dir, (long long)run->done, (long long)task, (long long)rollout,
+            (long long)run->from.last_task, (long long)run->from.last_rollout);
+    }
+    return code;
+}
+
+static int open_store(struct run *run, struct error *err)
+{
+    char path[PATH_BYTES];
+    (void)snprintf(path, sizeof(path), "%s/tasks.db", run->config.run_dir);
+    int code = tasks_open(&run->tasks, path, (int32_t)run->config.azr.tasks_max, err);
+    if (code == 0 && run->resume) {
+        code = run->done == 0 ? 0 : check_store(run, err);
+        code = code < 0 ? code : tasks_forget(run->tasks, run->done, err);
+    }
+    code = code < 0 ? code : rollouts_open(&run->rollouts, run->tasks, err);
+    code = code < 0 ? code : tasks_begin(run->tasks, err);
+    (void)snprintf(path, sizeof(path), "%s/metrics.jsonl", run->config.run_dir);
+    if (code == 0 && run->resume) {
+        code = report_truncate(path, run->done, err);
+    }
+    if (code == 0) {
+        run->metrics = fopen(path, "ae");
+        code = run->metrics != NULL ? run_config_write(&run->config, err)
+                                    : error_set(err, -errno, "cannot write %s", path);
+    }
+    return code;
+}
+
+static int open_trainer(struct run *run, struct error *err)
+{
+    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
+    const struct run_config *config = &run->config;
+    const struct trainer_config trainer = {
+        .compute = computes[config->learner.compute],
+        .published = config->learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32,
+        .threads = (int32_t)config->learner.threads,
+        .micro_tokens = (int32_t)config->learner.micro_tokens};
+    int code = trainer_create(&run->trainer, &run->shape, run->weights, &trainer, err);
+    free(run->weights);
+    run->weights = NULL;
+    if (code == 0 && run->from.step >= 0) {
+        struct trainer_state state = trainer_state(run->trainer);
+        run->from.arrays =
+            (struct trainer_arrays){.weights = state.weights, .m = state.m, .v = state.v};
+        code = checkpoint_load(config->run_dir, &run->params, &run->from, err);
+        if (code == 0) {
+            *state.updates = run->from.arrays.updates;
+            trainer_refresh(run->trainer);
+        }
+    }
+    return code;
+}
+
+static int open_saver(struct run *run, struct error *err)
+{
+    const struct checkpoint_target target = {
+        .run_dir = run->config.run_dir,
+        .model_dir = run->model_dir,
+        .shape = &run->shape,
+        .params = &run->params,
+        .published = run->config.learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32,
+        .keep = (int32_t)run->config.checkpoint.keep,
+        .keep_every = run->config.checkpoint.keep_every};
+    return saver_create(&run->saver, loop_uv(run->loop), &target, on_saved, run, err);
+}
+
+static uint64_t draw_incarnation(void)
+{
+    uint64_t number = 0;
+    if (getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number)) {
+        number = clock_ns();
+    }
+    return number | 1; // never 0, which means "none heard of yet"
+}
+
+static int open_wire(struct run *run, struct error *err)
+{
+    struct run_config config = run->config; // its empty endpoints stay empty in config.yaml
+    int code = run_config_endpoints(&config, err);
+    if (code < 0) {
+        return code;
+    }
+    const struct hub_config hub = {.endpoint = config.endpoint,
+                                   .style = config.azr.style,
+                                   .incarnation = draw_incarnation(),
+                                   .lease_ms = (uint32_t)(config.learner.lease_s * 1000),
+                                   .requests_max = dispatch_requests_max(&config)};
+    const struct publish_config publish = {
+        .endpoint = config.weights_endpoint,
+        .model_dir = run->model_dir,
+        .params = &run->params,
+        .type = config.learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32};
+    uv_loop_t *loop = loop_uv(run->loop);
+    code = hub_create(&run->hub, loop, loop_zmq(run->loop), &hub, err);
+    if (code == 0) {
+        code = publish_create(&run->publish, loop, loop_zmq(run->loop), &publish, err);
+    }
+    if (code == 0) {
+        code = loop_timer_create(&run->drain_timer, loop, on_drain_turn, run, err);
+    }
+    return code;
+}
+
+static int open_parts(struct run *run, struct error *err)
+{
+    int code = run_config_check(&run->config, err);
+    code = code < 0 ? code : find_start(run, err);
+    code = code < 0 ? code : load_model(run, err);
+    code = code < 0 ? code : check_model(&run->config, &run->shape, err);
+    code = code < 0 ? code : open_folder(run, err);
+    code = code < 0 ? code : open_wire(run, err);
+    code = code < 0 ? code : open_trainer(run, err);
+    code = code < 0 ? code : open_store(run, err);
+    code = code < 0 ? code : open_saver(run, err);
+    code = code < 0 ? code
+                    : engine_create(&run->engine, loop_uv(run->loop), run->trainer, &run->config,
+                                    on_trained, run, err);
+    const struct dispatch_events events = {
+        .context = run, .batch = on_batch, .seeded = on_seeded, .failed = on_failed};
+    code = code < 0 ? code
+                    : dispatch_create(&run->dispatch, run->hub, run->tasks, &run->config,
+                                      run->shape.V, &events, err);
+    return code < 0 ? code : announce(run, err);
+}
+
+int run_open(struct run **out, struct loop *loop, const struct run_config *config, bool resume,
+             const struct run_events *events, struct error *err)
+{
+    struct run *run = calloc(1, sizeof(*run));
+    if (run == NULL) {
+        return error_set(err, -ENOMEM, "learner: out of memory");
+    }
+    run->config = *config;
+    run->events = *events;
+    run->resume = resume;
+    run->loop = loop;
+    run->lock = -1;
+    int code = open_parts(run, err);
+    if (code < 0) {
+        bool made = run->made;
+        run_destroy(run);
+        if (made) {
+            (void)file_remove_tree(config->run_dir, NULL);
+        }
+        return code;
+    }
+    *out = run;
+    return 0;
+}
+
+void run_start(struct run *run)
+{
+    if (run->done >= run->config.steps) {
+        run->wanted = WANT_DONE;
+        wind_up(run);
+        return;
+    }
+    if (run->saved < 0) {
+        save(run); // step 0
+    }
+    dispatch_start(run->dispatch, run->done + 1);
+}
+
+void run_stop(struct run *run)
+{
+    run->wanted = run->wanted == WANT_NOTHING ? WANT_STOP : run->wanted;
+    wind_up(run);
+}
+
+void run_destroy(struct run *run)
+{
+    if (run == NULL) {
+        return;
+    }
+    close_parts(run);
+    job_destroy(run->job);
+    trainer_destroy(run->trainer);
+    params_finish(&run->params);
+    free(run->weights);
+    free(run);
+}

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""resume.py BIN [SEED [KILLS]]: a run that is killed again and again is the run that was never killed.
+
+Two runs of the same small job with real processes and staleness 0. In the first nothing happens. In the second
+every process is killed with SIGKILL at a random moment, KILLS times, and the run is resumed. Then weights,
+optimizer, metrics (but for times and worker counters), tasks, rollouts and verdicts must be equal to the bit.
+A failure prints the seed.
+"""
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+
+STEPS = 10
+LIMIT_S = 120  # for one start: far more than it needs
+TIMED = {"seconds", "seconds/train", "tokens/s", "actors", "verifiers"}
+
+
+def write_inputs(folder, binaries):
+    """A model with random weights cannot propose, so seed tasks are given."""
+    subprocess.run([f"{binaries}/toy_model", f"{folder}/model"], check=True)
+    with open(f"{folder}/seeds.jsonl", "w", encoding="utf-8") as seeds:
+        for i in range(1, 9):
+            add = {"snippet": f"def f(a):\n    return a + {i}", "input": f"{i}", "output": f"{2 * i}", "imports": []}
+            inputs = [1, 2, 3, 4]
+            multiply = {"snippet": f"def f(a):\n    return a * {i}", "inputs": [str(n) for n in inputs],
+                        "outputs": [str(i * n) for n in inputs], "message": "multiply", "imports": []}
+            seeds.write(json.dumps(add) + "\n" + json.dumps(multiply) + "\n")
+    with open(f"{folder}/config.yaml", "w", encoding="utf-8") as config:
+        config.write(f"""
+model: {folder}/model
+steps: {STEPS}
+azr: {{batch: 4, references: 2, inputs: 4, samples: 4, seed_factor: 2, seed_file: {folder}/seeds.jsonl}}
+rollout: {{prompt_tokens_max: 512, response_tokens_max: 48}}
+learner: {{threads: 1}}
+actor: {{threads: 1, rows: 32, kv_tokens: 32768}}
+verifier: {{workers: 1, timeout_ms: 10000, memory_mb: 128}}
+checkpoint: {{every: 2, keep: 2}}
+""")
+
+
+def start(binaries, words, log):
+    return subprocess.Popen([f"{binaries}/kelvin", "train", *words], stdout=log, stderr=log, start_new_session=True)
+
+
+def kill_all(front, run):
+    """Every process of the run, in any order: the front's children have sessions of their own."""
+    own = subprocess.run(["pgrep", "-f", run], capture_output=True, text=True, check=False).stdout.split()
+    for pid in {int(word) for word in own} | {front.pid}:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    front.wait(timeout=LIMIT_S)
+
+
+def wait_done(front, what):
+    code = front.wait(timeout=LIMIT_S)
+    if code != 0:
+        raise SystemExit(f"{what} exited with {code}")
+
+
+def metrics(run):
+    lines = []
+    with open(f"{run}/metrics.jsonl", encoding="utf-8") as file:
+        for text in file:
+            line = json.loads(text)
+            lines.append({key: value for key, value in line.items()
+                          if key not in TIMED and not key.startswith(("actors/", "verifiers/"))})
+    return lines
+
+
+def rows(run):
+    store = sqlite3.connect(f"{run}/tasks.db")
+    queries = ["SELECT * FROM tasks ORDER BY id", "SELECT * FROM rollouts ORDER BY id",
+               "SELECT rollout, outcome, formatted, score, answer, exception FROM verdicts ORDER BY rollout"]
+    return [store.execute(query).fetchall() for query in queries]
+
+
+def digests(run):
+    out = {}
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "trainer.bin", "state.json"):
+        with open(f"{run}/checkpoints/step-{STEPS}/{name}", "rb") as file:
+            out[name] = hashlib.sha256(file.read()).hexdigest()
+    return out
+
+
+def compare(name, whole, broken):
+    if whole != broken:
+        for a, b in zip(whole, broken):
+            if a != b:
+                raise SystemExit(f"{name} differ:\n{a}\n{b}")
+        raise SystemExit(f"{name} differ in number: {len(whole)} and {len(broken)}")
+
+
+def main():
+    binaries = os.path.abspath(sys.argv[1])
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), "little")
+    kills = int(sys.argv[3]) if len(sys.argv) > 3 else 8
+    rng = random.Random(seed)
+    folder = tempfile.mkdtemp(prefix="kelvin-resume-")
+    try:
+        print(f"seed {seed}", flush=True)
+        write_inputs(folder, binaries)
+        whole, broken = f"{folder}/whole", f"{folder}/broken"
+        with open(f"{folder}/log", "wb") as log:
+            begin = time.monotonic()
+            first = ["--config", f"{folder}/config.yaml"]
+            wait_done(start(binaries, [*first, f"run_dir={whole}"], log), "the unbroken run")
+            span = time.monotonic() - begin
+            words = [*first, f"run_dir={broken}"]
+            for _ in range(kills):
+                front = start(binaries, words, log)
+                time.sleep(rng.uniform(0.0, 0.5 * span))
+                kill_all(front, broken)
+                if os.path.exists(f"{broken}/tasks.db"):
+                    words = ["--resume", broken]
+                else:
+                    shutil.rmtree(broken, ignore_errors=True)
+            wait_done(start(binaries, words, log), "the resumed run")
+        compare("metrics", metrics(whole), metrics(broken))
+        for name, a, b in zip(("tasks", "rollouts", "verdicts"), rows(whole), rows(broken)):
+            compare(name, a, b)
+        compare("checkpoints", sorted(digests(whole).items()), sorted(digests(broken).items()))
+        print(f"equal after {kills} kills: {STEPS} steps of {span / STEPS:.2f} s")
+    except (SystemExit, subprocess.TimeoutExpired) as reason:
+        with open(f"{folder}/log", encoding="utf-8", errors="replace") as log:
+            print("".join(log.readlines()[-20:]))
+        raise SystemExit(f"seed {seed}: {reason}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+main()
