@@ -127,7 +127,7 @@ static void job_begin(struct feed *feed, struct job *job)
     const Kelvin__Sampling *sampling = prompt->sampling;
     if (sampling == NULL ||
         role_tokens(&generation->prompt, &generation->prompt_count, prompt, feed->style,
-                    feed->tokenizer, (int32_t)feed->config->rollout.prompt_tokens_max, &err) < 0) {
+                    feed->tokenizer, (int32_t)prompt->prompt_tokens_max, &err) < 0) {
         send_rejected(feed, job, sampling == NULL ? "the prompt has no sampling" : err.text);
         job_destroy(feed, job);
         return;
@@ -258,17 +258,12 @@ static void on_end(void *context, int code, const char *sentence)
 int feed_open(struct feed **out, uv_loop_t *loop, void *zmq, const struct run_config *config,
               const struct feed_events *events, struct error *err)
 {
-    int style = prompt_style_find(config->azr.style, err);
-    if (style < 0) {
-        return style;
-    }
     CLEANUP(freep) struct feed *feed = calloc(1, sizeof(*feed));
     if (feed == NULL) {
         return error_set(err, -ENOMEM, "feed: out of memory");
     }
     feed->config = config;
     feed->events = *events;
-    feed->style = (enum prompt_style)style;
     feed->waiting_end = &feed->waiting;
     const struct worker_config worker = {.endpoint = config->endpoint,
                                          .kind = KELVIN__WORKER_KIND__ACTOR,

@@ -38,9 +38,7 @@ struct dispatch {
 
 bool dispatch_plays(const struct run_config *config, enum task_kind kind)
 {
-    const bool on[KINDS] = {config->azr.deduction, config->azr.abduction, config->azr.induction,
-                            config->azr.error};
-    return on[kind];
+    return (config->azr.types >> kind & 1) != 0;
 }
 
 bool dispatch_trains_proposer(const struct run_config *config, int64_t step)

@@ -95,7 +95,8 @@ int engine_create(struct engine **out, uv_loop_t *loop, struct trainer *trainer,
                                            .clip_high = (float)config->loss.clip_high,
                                            .dual_clip = (float)config->loss.dual_clip,
                                            .is_cap = (float)config->loss.is_cap,
-                                           .entropy_coef = (float)config->loss.entropy_coef};
+                                           .entropy_coef = (float)config->loss.entropy_coef,
+                                           .kl_coef = (float)config->loss.kl_coef};
     engine->optimizer = (struct optimizer){.beta1 = (float)config->optimizer.beta1,
                                            .beta2 = (float)config->optimizer.beta2,
                                            .epsilon = (float)config->optimizer.epsilon,

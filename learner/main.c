@@ -3,10 +3,12 @@
 #include "learner/exit.h"
 #include "learner/fork.h"
 #include "learner/pretrain.h"
+#include "learner/rank.h"
 #include "learner/run.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct learner {
@@ -20,7 +22,8 @@ static void print_help(void)
     (void)printf(
         "Usage: kelvin-learner [--pretrain] --config FILE [key=value ...]\n"
         "       kelvin-learner [--pretrain] --resume RUN [key=value ...]\n"
-        "       kelvin-learner --fork RUN@STEP run_dir=FOLDER [key=value ...]\n\n"
+        "       kelvin-learner --fork RUN@STEP run_dir=FOLDER [key=value ...]\n"
+        "       kelvin-learner --rank R --config FILE run_dir=FOLDER [key=value ...]\n\n"
         "Runs the learner of a self-play run: waits for actors and verifiers at `endpoint`, gives\n"
         "them work, trains, and publishes weights at `weights_endpoint`. Writes a line of JSON "
         "per\n"
@@ -28,6 +31,11 @@ static void print_help(void)
         "from generated programs instead (kelvin pretrain --help); only verifiers are needed.\n\n"
         "--resume goes on at the newest checkpoint of a run folder. --fork makes a new run folder\n"
         "of a checkpoint, with the tasks of that time, and goes on there.\n\n"
+        "With learner.ranks=N a step is shared by N processes of one host. Rank 0 starts the "
+        "others,\n"
+        "unless --rank is given (0 to N-1, each with the same file and keys). They only train, "
+        "and\n"
+        "end with rank 0. The number of ranks changes no bit of the weights.\n\n"
         "SIGUSR1 (Slurm's warning before the time limit), SIGTERM and SIGINT: the step that is in\n"
         "training is finished, a checkpoint is saved, the workers are told, exit code 75. A "
         "second\n"
@@ -76,6 +84,23 @@ static int read_command(struct run_config *config, bool *resume, int argc, char 
     return error_set(err, -EINVAL, "%s is no option; see --help", argv[1]);
 }
 
+// Takes "--rank R" off the front of the words. *rank: -1 when it is not there.
+static int read_rank(long *rank, int *argc, char ***argv, struct error *err)
+{
+    *rank = -1;
+    if (*argc < 3 || strcmp((*argv)[1], "--rank") != 0) {
+        return 0;
+    }
+    char *end = NULL;
+    *rank = strtol((*argv)[2], &end, 10);
+    if (*end != '\0' || *rank < 0 || *rank >= RANKS_MAX) {
+        return error_set(err, -EINVAL, "--rank is a number from 0 to %d", RANKS_MAX - 1);
+    }
+    *argc -= 2;
+    *argv += 2;
+    return 0;
+}
+
 static void on_line(void *context, const char *line)
 {
     (void)context;
@@ -114,10 +139,16 @@ int main(int argc, char **argv)
         .context = &learner, .on_stop = on_stop, .on_warning = on_stop};
     const struct run_events events = {.context = &learner, .line = on_line, .ended = on_ended};
     bool pretrain = argc > 1 && strcmp(argv[1], "--pretrain") == 0;
-    int code = read_command(&config, &resume, argc - pretrain, argv + pretrain, &err);
+    long rank = -1;
+    int code = read_rank(&rank, &argc, &argv, &err);
+    code = code < 0 ? code : read_command(&config, &resume, argc - pretrain, argv + pretrain, &err);
     if (code == 0 && pretrain) {
         return pretrain_run(&config, resume);
     }
+    if (code == 0 && rank > 0) {
+        return rank_run(&config, (int32_t)rank);
+    }
+    config.learner.start_ranks = config.learner.start_ranks && rank < 0;
     code = code < 0 ? code : loop_create(&learner.loop, &loop_events, &err);
     code = code < 0 ? code : run_open(&learner.run, learner.loop, &config, resume, &events, &err);
     if (code < 0) {

@@ -85,6 +85,7 @@ static void ask(struct player *player, struct group *group, Kelvin__Prompt *prom
     Kelvin__Sampling sampling = sampling_of(player->config);
     prompt->kind = (Kelvin__TaskKind)group->kind;
     prompt->sampling = &sampling;
+    prompt->prompt_tokens_max = (uint32_t)player->config->rollout.prompt_tokens_max;
     int64_t version_min = group->step - player->config->azr.staleness;
     prompt->version_min = version_min > 1 ? (uint64_t)version_min : 1;
     group->open += (int32_t)prompt->samples;

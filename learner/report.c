@@ -82,6 +82,7 @@ static void put_update(json_t *line, const struct engine_job *job)
     put_real(line, "loss", report->loss);
     put_real(line, "grad_norm", report->grad_norm);
     put_real(line, "entropy", report->entropy);
+    put_real(line, "kl", report->kl);
     put_real(line, "ratio_mean", report->ratio_mean);
     put_real(line, "ratio_max", report->ratio_max);
     put_real(line, "clipped", report->clipped);

@@ -10,7 +10,7 @@ double reward_learnability(double accuracy, double zero)
 double reward_propose(const struct run_config *config, const struct proposal_result *result)
 {
     CHECK(result->outcome != OUTCOME_INFRASTRUCTURE);
-    if (result->outcome != OUTCOME_OK || !result->formatted) {
+    if (result->outcome != OUTCOME_OK || (config->azr.format_reward && !result->formatted)) {
         return config->azr.invalid_reward;
     }
     if (result->duplicate && config->azr.duplicate_reward < 1.0) {
@@ -22,7 +22,7 @@ double reward_propose(const struct run_config *config, const struct proposal_res
 double reward_solve(const struct run_config *config, const struct answer_result *result)
 {
     CHECK(result->outcome != OUTCOME_INFRASTRUCTURE);
-    if (!result->formatted) {
+    if (config->azr.format_reward && !result->formatted) {
         return config->azr.invalid_reward;
     }
     return result->score > 0.0 ? result->score : config->azr.wrong_reward;

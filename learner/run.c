@@ -13,11 +13,13 @@
 #include "learner/engine.h"
 #include "learner/exit.h"
 #include "learner/publish.h"
+#include "learner/rank.h"
 #include "learner/record.h"
 #include "learner/report.h"
 #include "learner/saver.h"
 #include "learner/schedule.h"
 #include "learner/seeds.h"
+#include "learner/settle.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -49,6 +51,7 @@ struct run {
     struct tasks *tasks;
     struct rollouts *rollouts;
     struct dispatch *dispatch;
+    struct rank_group ranks;
     struct trainer *trainer;
     struct engine *engine;
     struct engine_job *job; // the one that is out
@@ -342,7 +345,11 @@ static int load_model(struct run *run, struct error *err)
         return code;
     }
     int32_t ids = tokenizer_vocab(tokenizer);
+    code = settle_config(&run->config, &run->shape, tokenizer, err);
     tokenizer_destroy(tokenizer);
+    if (code < 0) {
+        return code;
+    }
     if (ids > run->shape.V) {
         return error_set(err, -EINVAL, "%s has %d ids, more than the %d of config.json", path, ids,
                          run->shape.V);
@@ -478,14 +485,11 @@ static int open_store(struct run *run, struct error *err)
 
 static int open_trainer(struct run *run, struct error *err)
 {
-    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     const struct run_config *config = &run->config;
-    const struct trainer_config trainer = {
-        .compute = computes[config->learner.compute],
-        .published = config->learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32,
-        .threads = (int32_t)config->learner.threads,
-        .micro_tokens = (int32_t)config->learner.micro_tokens};
-    int code = trainer_create(&run->trainer, &run->shape, run->weights, &trainer, err);
+    int code = rank_group_start(&run->ranks, config, run->model_dir, err);
+    code = code < 0 ? code
+                    : rank_trainer(&run->trainer, config, &run->shape, run->weights,
+                                   run->ranks.collective, err);
     free(run->weights);
     run->weights = NULL;
     if (code == 0 && run->from.step >= 0) {
@@ -557,6 +561,7 @@ static int open_parts(struct run *run, struct error *err)
     code = code < 0 ? code : find_start(run, err);
     code = code < 0 ? code : load_model(run, err);
     code = code < 0 ? code : check_model(&run->config, &run->shape, err);
+    code = code < 0 ? code : run_config_check(&run->config, err); // again, with its lengths
     code = code < 0 ? code : open_folder(run, err);
     code = code < 0 ? code : open_wire(run, err);
     code = code < 0 ? code : open_trainer(run, err);
@@ -624,7 +629,9 @@ void run_destroy(struct run *run)
     }
     close_parts(run);
     job_destroy(run->job);
+    const char *failed = run->trainer == NULL ? "rank 0 could not start" : NULL;
     trainer_destroy(run->trainer);
+    rank_group_stop(&run->ranks, failed);
     params_finish(&run->params);
     free(run->weights);
     free(run);

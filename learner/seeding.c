@@ -44,6 +44,11 @@ static void on_failed(void *context, const struct error *err)
     fail(context, err);
 }
 
+static bool plays(const struct seeding *seeding, enum task_kind kind)
+{
+    return (seeding->config->azr.types >> kind & 1) != 0;
+}
+
 static enum task_kind kind_of_phase(const struct seeding *seeding)
 {
     switch (seeding->phase) {
@@ -52,10 +57,10 @@ static enum task_kind kind_of_phase(const struct seeding *seeding)
     case PHASE_INDUCTION:
         return KIND_INDUCTION;
     default: // both kinds propose in turn, as far as they are played
-        if (!seeding->config->azr.deduction && seeding->config->azr.abduction) {
+        if (!plays(seeding, KIND_DEDUCTION) && plays(seeding, KIND_ABDUCTION)) {
             return KIND_ABDUCTION;
         }
-        return seeding->config->azr.abduction && seeding->round % 2 == 1 ? KIND_ABDUCTION
+        return plays(seeding, KIND_ABDUCTION) && seeding->round % 2 == 1 ? KIND_ABDUCTION
                                                                          : KIND_DEDUCTION;
     }
 }
@@ -191,12 +196,12 @@ static bool phase_is_over(struct seeding *seeding)
     case PHASE_FILE:
         return seeding->file_next == seeding->file.count;
     case PHASE_ERROR:
-        if (!seeding->config->azr.error) {
+        if (!plays(seeding, KIND_ERROR)) {
             return true;
         }
         break;
     case PHASE_INDUCTION:
-        if (!seeding->config->azr.induction) {
+        if (!plays(seeding, KIND_INDUCTION)) {
             return true;
         }
         break;

@@ -5,6 +5,7 @@
 static const struct run_config *defaults(void)
 {
     static struct run_config config;
+    config.azr.format_reward = true;
     config.azr.invalid_reward = -1.0;
     config.azr.zero_learnability_reward = -0.5;
     config.azr.duplicate_reward = 1.0;

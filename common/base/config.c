@@ -14,7 +14,7 @@
 #include <string.h>
 #include <yaml.h>
 
-enum { CONFIG_DEPTH_MAX = 4, CONFIG_WHERE_MAX = 300 };
+enum { CONFIG_DEPTH_MAX = 4, CONFIG_WHERE_MAX = 300, CONFIG_LIST_MAX = 256 };
 
 static void *field_of(void *config, const struct option *option)
 {
@@ -60,16 +60,12 @@ static int assign_number(void *field, const struct option *option, const char *t
     return 0;
 }
 
-static int assign_choice(int *field, const struct option *option, const char *text,
-                         const char *where, struct error *err)
+static int none_of(const struct option *option, const char *text, const char *where,
+                   struct error *err)
 {
     char names[160] = "";
     size_t used = 0;
     for (int i = 0; option->names[i] != NULL; i++) {
-        if (strcmp(option->names[i], text) == 0) {
-            *field = i;
-            return 0;
-        }
         int more = snprintf(names + used, sizeof(names) - used, "%s%s", i > 0 ? ", " : "",
                             option->names[i]);
         used += more > 0 && (size_t)more < sizeof(names) - used ? (size_t)more : 0;
@@ -77,10 +73,69 @@ static int assign_choice(int *field, const struct option *option, const char *te
     return error_set(err, -EINVAL, "%s: %s: \"%s\" is none of %s", where, option->key, text, names);
 }
 
-static int assign(void *config, const struct option *option, const char *text, const char *where,
+static int find_name(const struct option *option, const char *text)
+{
+    for (int i = 0; option->names[i] != NULL; i++) {
+        if (strcmp(option->names[i], text) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+// A copy of `text` without the typographic quotes around it.
+static void unquote(char *out, size_t size, const char *text)
+{
+    static const char *const quotes[] = {"\xe2\x80\x9c", "\xe2\x80\x9d"};
+    size_t length = strlen(text);
+    for (int i = 0; i < 2; i++) {
+        if (length >= 3 && memcmp(text, quotes[i], 3) == 0) {
+            text += 3;
+            length -= 3;
+        }
+        if (length >= 3 && memcmp(text + length - 3, quotes[i], 3) == 0) {
+            length -= 3;
+        }
+    }
+    (void)snprintf(out, size, "%.*s", (int)length, text);
+}
+
+static int assign_set(unsigned *field, const struct option *option, const char *text,
+                      const char *where, struct error *err)
+{
+    unsigned bits = 0;
+    char words[CONFIG_STRING_MAX + 8];
+    char *rest = words;
+    (void)snprintf(words, sizeof(words), "%s", text);
+    while (rest != NULL) {
+        const char *word = strsep(&rest, ", ");
+        int index = find_name(option, word);
+        if (word[0] != '\0' && index < 0) {
+            return none_of(option, word, where, err);
+        }
+        bits |= index < 0 ? 0 : 1U << index;
+    }
+    *field = bits;
+    return bits != 0 ? 0 : none_of(option, text, where, err);
+}
+
+static int assign_choice(int *field, const struct option *option, const char *text,
+                         const char *where, struct error *err)
+{
+    int index = find_name(option, text);
+    if (index < 0) {
+        return none_of(option, text, where, err);
+    }
+    *field = index;
+    return 0;
+}
+
+static int assign(void *config, const struct option *option, const char *written, const char *where,
                   struct error *err)
 {
     void *field = field_of(config, option);
+    char text[CONFIG_STRING_MAX + 8];
+    unquote(text, sizeof(text), written);
     switch (option->type) {
     case OPTION_INT:
     case OPTION_REAL:
@@ -93,8 +148,10 @@ static int assign(void *config, const struct option *option, const char *text, c
         return 0;
     case OPTION_CHOICE:
         return assign_choice(field, option, text, where, err);
+    case OPTION_SET:
+        return assign_set(field, option, text, where, err);
     case OPTION_STRING:
-        if (strlen(text) >= CONFIG_STRING_MAX) {
+        if (strlen(written) >= CONFIG_STRING_MAX) {
             return error_set(err, -ENAMETOOLONG, "%s: %s: longer than %d bytes", where, option->key,
                              CONFIG_STRING_MAX - 1);
         }
@@ -129,6 +186,9 @@ static int distance(const char *a, const char *b)
 static const struct option *find(const struct option_table *table, const char *key,
                                  const char *where, struct error *err)
 {
+    for (int i = 0; i < table->alias_count; i++) {
+        key = strcmp(table->aliases[i].key, key) == 0 ? table->aliases[i].means : key;
+    }
     const struct option *near = NULL;
     int nearest = 4; // more than three edits are another word
     for (int i = 0; i < table->count; i++) {
@@ -183,6 +243,8 @@ struct reading {
     char keys[CONFIG_DEPTH_MAX][CONFIG_KEY_MAX]; // the keys that lead to the current map
     int depth;                                   // maps that are open
     bool has_key;                                // keys[depth - 1] waits for its value
+    bool in_list;                                // which is a list
+    char list[CONFIG_LIST_MAX];                  // its items so far, separated by commas
     bool *seen;                                  // [table->count]
 };
 
@@ -201,7 +263,8 @@ static int on_key(struct reading *reading, const char *text, const char *where, 
     return 0;
 }
 
-static int on_value(struct reading *reading, const char *text, const char *where, struct error *err)
+static int on_value(struct reading *reading, const char *text, bool list, const char *where,
+                    struct error *err)
 {
     char key[CONFIG_DEPTH_MAX * CONFIG_KEY_MAX] = "";
     size_t used = 0;
@@ -219,12 +282,54 @@ static int on_value(struct reading *reading, const char *text, const char *where
         return error_set(err, -EINVAL, "%s: %s stands twice", where, option->key);
     }
     *seen = true;
+    if (list && option->type != OPTION_SET) {
+        return error_set(err, -EINVAL, "%s: %s is not a list", where, option->key);
+    }
     return assign(reading->config, option, text, where, err);
+}
+
+static int on_list(struct reading *reading, const char *where, struct error *err)
+{
+    if (!reading->has_key || reading->in_list) {
+        return error_set(err, -EINVAL, "%s: no option is a list of lists", where);
+    }
+    reading->in_list = true;
+    reading->list[0] = '\0';
+    return 0;
+}
+
+static int on_item(struct reading *reading, const char *text, const char *where, struct error *err)
+{
+    char item[CONFIG_KEY_MAX];
+    size_t used = strlen(reading->list);
+    unquote(item, sizeof(item), text);
+    int more = snprintf(reading->list + used, sizeof(reading->list) - used, "%s%s",
+                        used > 0 ? "," : "", item);
+    return (size_t)more < sizeof(reading->list) - used
+               ? 0
+               : error_set(err, -EINVAL, "%s: the list is too long", where);
+}
+
+static int on_scalar(struct reading *reading, const yaml_event_t *event, const char *where,
+                     struct error *err)
+{
+    const char *text = (const char *)event->data.scalar.value;
+    if (strlen(text) != event->data.scalar.length) {
+        return error_set(err, -EINVAL, "%s: a NUL byte in a value", where);
+    }
+    if (reading->depth == 0) {
+        return error_set(err, -EINVAL, "%s: key: value lines are wanted", where);
+    }
+    if (reading->in_list) {
+        return on_item(reading, text, where, err);
+    }
+    return reading->has_key ? on_value(reading, text, false, where, err)
+                            : on_key(reading, text, where, err);
 }
 
 static int on_map(struct reading *reading, const char *where, struct error *err)
 {
-    if (reading->depth > 0 && !reading->has_key) {
+    if (reading->depth > 0 && (!reading->has_key || reading->in_list)) {
         return error_set(err, -EINVAL, "%s: a key must be a plain word", where);
     }
     if (reading->depth == CONFIG_DEPTH_MAX) {
@@ -246,19 +351,13 @@ static int on_event(struct reading *reading, const yaml_event_t *event, struct e
         reading->depth--;
         reading->has_key = false;
         return 0;
-    case YAML_SCALAR_EVENT: {
-        const char *text = (const char *)event->data.scalar.value;
-        if (strlen(text) != event->data.scalar.length) {
-            return error_set(err, -EINVAL, "%s: a NUL byte in a value", where);
-        }
-        if (reading->depth == 0) {
-            return error_set(err, -EINVAL, "%s: key: value lines are wanted", where);
-        }
-        return reading->has_key ? on_value(reading, text, where, err)
-                                : on_key(reading, text, where, err);
-    }
+    case YAML_SCALAR_EVENT:
+        return on_scalar(reading, event, where, err);
     case YAML_SEQUENCE_START_EVENT:
-        return error_set(err, -EINVAL, "%s: no option is a list", where);
+        return on_list(reading, where, err);
+    case YAML_SEQUENCE_END_EVENT:
+        reading->in_list = false;
+        return on_value(reading, reading->list, true, where, err);
     case YAML_ALIAS_EVENT:
         return error_set(err, -EINVAL, "%s: aliases are not read", where);
     default:
@@ -316,6 +415,18 @@ static void print_string(const char *text, FILE *file)
     (void)fputc('"', file);
 }
 
+static void print_set(unsigned bits, const char *const *names, FILE *file)
+{
+    const char *before = "[";
+    for (int i = 0; names[i] != NULL; i++) {
+        if ((bits >> i & 1) != 0) {
+            (void)fprintf(file, "%s%s", before, names[i]);
+            before = ", ";
+        }
+    }
+    (void)fputc(']', file);
+}
+
 static void print_value(const void *config, const struct option *option, FILE *file)
 {
     const void *field = field_of_const(config, option);
@@ -331,6 +442,9 @@ static void print_value(const void *config, const struct option *option, FILE *f
         break;
     case OPTION_CHOICE:
         (void)fputs(option->names[*(const int *)field], file);
+        break;
+    case OPTION_SET:
+        print_set(*(const unsigned *)field, option->names, file);
         break;
     case OPTION_STRING:
         print_string(field, file);
@@ -363,7 +477,8 @@ static void print_range(const struct option *option, FILE *file)
         (void)fprintf(file, "%.10g to %.10g", option->min, option->max);
     } else if (option->type == OPTION_BOOL) {
         (void)fputs("true or false", file);
-    } else if (option->type == OPTION_CHOICE) {
+    } else if (option->type == OPTION_CHOICE || option->type == OPTION_SET) {
+        (void)fputs(option->type == OPTION_SET ? "a list of " : "", file);
         for (int i = 0; option->names[i] != NULL; i++) {
             (void)fprintf(file, "%s%s", i > 0 ? " | " : "", option->names[i]);
         }
@@ -380,5 +495,9 @@ void config_help(const struct option_table *table, FILE *file)
         print_range(option, file);
         (void)fprintf(file, "; default %s\n",
                       option->initial[0] != '\0' ? option->initial : "empty");
+    }
+    for (int i = 0; i < table->alias_count; i++) {
+        (void)fprintf(file, "  %-30s the same as %s\n", table->aliases[i].key,
+                      table->aliases[i].means);
     }
 }

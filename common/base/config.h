@@ -2,8 +2,9 @@
 //
 // A program has one struct of plain values and a table of rows that say where each lies. Options
 // are read from a YAML file (nested maps; `optimizer: {lr: 1e-6}` is the option "optimizer.lr") and
-// then from `key=value` words, which win. An unknown key or a bad value is an error with file and
-// line.
+// then from `key=value` words, which win. A set is a YAML list, or names separated by commas. An
+// unknown key or a bad value is an error with file and line. Typographic quotes around a value, as
+// web pages make them, are taken off.
 #ifndef COMMON_BASE_CONFIG_H
 #define COMMON_BASE_CONFIG_H
 
@@ -16,15 +17,15 @@
 
 enum { CONFIG_STRING_MAX = 512, CONFIG_KEY_MAX = 64 };
 
-enum option_type { OPTION_INT, OPTION_REAL, OPTION_BOOL, OPTION_STRING, OPTION_CHOICE };
+enum option_type { OPTION_INT, OPTION_REAL, OPTION_BOOL, OPTION_STRING, OPTION_CHOICE, OPTION_SET };
 
 struct option {
     const char *key; // dotted
     enum option_type type;
-    size_t offset;            // of the field: int64_t, double, bool, char[CONFIG_STRING_MAX], int
+    size_t offset; // of the field: int64_t, double, bool, char[CONFIG_STRING_MAX], int, unsigned
     const char *initial;      // the default, as it would be written in a file
     double min, max;          // INT and REAL
-    const char *const *names; // CHOICE: NULL-terminated; the field holds the index
+    const char *const *names; // CHOICE: NULL-terminated; the field holds the index. SET: the bits
     const char *help;         // one sentence
 };
 
@@ -49,9 +50,21 @@ struct option {
         key_, OPTION_CHOICE, offsetof(struct type_, field_), initial_, 0, 0, names_, help_         \
     }
 
+#define SET_OPTION(type_, key_, field_, initial_, names_, help_)                                   \
+    {                                                                                              \
+        key_, OPTION_SET, offsetof(struct type_, field_), initial_, 0, 0, names_, help_            \
+    }
+
+// struct option_alias is another name of an option.
+struct option_alias {
+    const char *key, *means;
+};
+
 struct option_table {
     const struct option *rows;
     int count;
+    const struct option_alias *aliases;
+    int alias_count;
 };
 
 // config_defaults writes every row's default into `config`.

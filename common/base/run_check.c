@@ -23,11 +23,7 @@ static int first_broken(const struct rule *rules, size_t count, struct error *er
 
 static int check_play(const struct run_config *config, struct error *err)
 {
-    bool none = !config->azr.deduction && !config->azr.abduction && !config->azr.induction &&
-                !config->azr.error;
     const struct rule rules[] = {
-        {none, "azr.deduction, azr.abduction, azr.induction and azr.error are all false: nothing "
-               "would be played; turn one on"},
         {config->azr.baseline == BASELINE_TASK && config->azr.solver_rollouts == ROLLOUTS_FRESH,
          "azr.baseline: task is the mean over a task's n rollouts, and azr.solver_rollouts: fresh "
          "has one; set azr.solver_rollouts=reuse or azr.baseline=block"},

@@ -11,6 +11,8 @@
 
 static const char *const backend_names[] = {"auto", "rewind", "zygote", NULL};
 static const char *const isolation_names[] = {"strict", "namespaces", "process", NULL};
+static const char *const type_names[] = {"deduction", "abduction", "induction", "error", NULL};
+static const char *const reward_names[] = {"learnability_and_accuracy", NULL};
 static const char *const rollouts_names[] = {"fresh", "reuse", NULL};
 static const char *const data_names[] = {"max_new", "half_new", "uniform", "recent", NULL};
 static const char *const references_names[] = {"uniform", "recent", NULL};
@@ -48,7 +50,9 @@ static const struct option rows[] = {
     INT("connect_timeout_s", connect_timeout_s, "60", 1, 86400,
         "a worker gives up when no learner answers for so long"),
 
-    STRING("azr.style", azr.style, "compact", "prompt style: compact, azr, chatml, llama3"),
+    STRING("azr.style", azr.style, "auto",
+           "prompt style: compact, azr, chatml, llama3; auto: compact where the tokenizer has its "
+           "tags, else azr"),
     INT("azr.batch", azr.batch, "64", 1, 65536,
         "B: proposals, and tasks to solve, per task type and step"),
     INT("azr.references", azr.references, "6", 0, TASK_REFERENCES_MAX,
@@ -69,10 +73,8 @@ static const struct option rows[] = {
            "JSON lines to seed the stores from; empty: propose from the zero triplet"),
     INT("azr.tasks_max", azr.tasks_max, "16384", 16, 1 << 24,
         "tasks kept per type; the oldest non-seed leaves"),
-    BOOL("azr.deduction", azr.deduction, "true", "play deduction (predict the output)"),
-    BOOL("azr.abduction", azr.abduction, "true", "play abduction (find an input)"),
-    BOOL("azr.induction", azr.induction, "true", "play induction (write the program)"),
-    BOOL("azr.error", azr.error, "false", "play error deduction (name the exception)"),
+    SET_OPTION(run_config, "azr.types", azr.types, "deduction,abduction,induction", type_names,
+               "task types that are played"),
     BOOL("azr.propose", azr.propose, "true", "train the proposer; false: solver only"),
     INT("azr.warmup_solver_steps", azr.warmup_solver_steps, "0", 0, 1e9,
         "first steps that train the solver only"),
@@ -82,6 +84,8 @@ static const struct option rows[] = {
            "mean over the block, or over a task's n rollouts"),
     CHOICE("azr.aggregate", azr.aggregate, "block", aggregate_names,
            "every block weighs the same, or every token"),
+    CHOICE("azr.reward", azr.reward, "learnability_and_accuracy", reward_names,
+           "proposer: 1 - mean accuracy of its task; solver: 1 for the right answer"),
     REAL("azr.zero_learnability_reward", azr.zero_learnability_reward, "-0.5", -1, 1,
          "a proposal that is always or never solved"),
     REAL("azr.invalid_reward", azr.invalid_reward, "-1", -1, 0,
@@ -89,6 +93,8 @@ static const struct option rows[] = {
     REAL("azr.duplicate_reward", azr.duplicate_reward, "1", -1, 1,
          "of a valid proposal that the store holds already; 1: as any other"),
     REAL("azr.wrong_reward", azr.wrong_reward, "-0.5", -1, 0, "a well-formatted wrong answer"),
+    BOOL("azr.format_reward", azr.format_reward, "true",
+         "a response in the wrong form earns invalid_reward; false: only its content counts"),
     CHOICE("azr.induction_score", azr.induction_score, "binary", score_names,
            "all hidden pairs, their share, or any"),
     INT("azr.staleness", azr.staleness, "0", 0, STALENESS_MAX,
@@ -99,10 +105,10 @@ static const struct option rows[] = {
     REAL("rollout.top_p", rollout.top_p, "1", 0, 1, "nucleus; 1 is off"),
     INT("rollout.top_k", rollout.top_k, "0", 0, 1 << 20, "best k; 0 is off"),
     REAL("rollout.min_p", rollout.min_p, "0", 0, 1, "share of the best probability; 0 is off"),
-    INT("rollout.prompt_tokens_max", rollout.prompt_tokens_max, "6144", 16, PROMPT_TOKENS_MAX,
-        "longest prompt"),
-    INT("rollout.response_tokens_max", rollout.response_tokens_max, "8096", 1, RESPONSE_TOKENS_MAX,
-        "longest response"),
+    INT("rollout.prompt_tokens_max", rollout.prompt_tokens_max, "0", 0, PROMPT_TOKENS_MAX,
+        "longest prompt; 0: 6144, or less where the model has few positions"),
+    INT("rollout.response_tokens_max", rollout.response_tokens_max, "0", 0, RESPONSE_TOKENS_MAX,
+        "longest response; 0: 8096, or less likewise"),
 
     REAL("loss.clip_low", loss.clip_low, "0.2", 0, 1, "ratio is clipped below 1 minus this"),
     REAL("loss.clip_high", loss.clip_high, "0.2", 0, 10, "ratio is clipped above 1 plus this"),
@@ -111,6 +117,10 @@ static const struct option rows[] = {
     REAL("loss.is_cap", loss.is_cap, "2", 1, 100,
          "cap of truncated importance sampling where numerics differ"),
     REAL("loss.entropy_coef", loss.entropy_coef, "0.001", 0, 1, "entropy bonus"),
+    REAL("loss.kl_coef", loss.kl_coef, "0", 0, 100,
+         "penalty on the KL divergence to a reference model; 0 is off"),
+    STRING("loss.reference", loss.reference, "",
+           "folder of the reference model; empty: the starting model"),
 
     REAL("optimizer.lr", optimizer.lr, "1e-6", 0, 1, "AdamW step size"),
     REAL("optimizer.beta1", optimizer.beta1, "0.9", 0, 0.9999, "AdamW first moment"),
@@ -125,7 +135,15 @@ static const struct option rows[] = {
     REAL("optimizer.lr_final", optimizer.lr_final, "0.1", 0, 1,
          "share of lr at the last step (linear, cosine)"),
 
-    INT("learner.threads", learner.threads, "0", 0, 1024, "learner threads; 0: one per core"),
+    INT("learner.ranks", learner.ranks, "1", 1, 8, "processes that share a training step"),
+    BOOL("learner.start_ranks", learner.start_ranks, "true",
+         "rank 0 starts the other ranks; false: they are started by hand, with --rank"),
+    BOOL("learner.deterministic", learner.deterministic, "true",
+         "sum gradients in one order, whatever the ranks and threads; false takes less memory"),
+    INT("learner.rank_limit_s", learner.rank_limit_s, "600", 1, 86400,
+        "a rank that does not come to a meeting for so long ends the run"),
+    INT("learner.threads", learner.threads, "0", 0, 1024,
+        "threads of a rank; 0: the cores, shared out"),
     INT("learner.micro_tokens", learner.micro_tokens, "2048", 64, 1 << 20,
         "token budget of a micro-batch"),
     CHOICE("learner.compute", learner.compute, "auto", compute_names,
@@ -193,8 +211,17 @@ static const struct option rows[] = {
 };
 // clang-format on
 
+// The names of the keys in the paper's quick start.
+static const struct option_alias aliases[] = {
+    {"model_name", "model"},           {"task_types", "azr.types"},
+    {"reward_function", "azr.reward"}, {"learning_rate", "optimizer.lr"},
+    {"batch_size", "azr.batch"},
+};
+
 const struct option_table run_options = {.rows = rows,
-                                         .count = (int)(sizeof(rows) / sizeof(*rows))};
+                                         .count = (int)(sizeof(rows) / sizeof(*rows)),
+                                         .aliases = aliases,
+                                         .alias_count = (int)(sizeof(aliases) / sizeof(*aliases))};
 
 int run_config_read(struct run_config *config, const char *path, char *const *words, int count,
                     struct error *err)
@@ -220,6 +247,20 @@ int run_config_read_folder(struct run_config *config, const char *run_dir, char 
         (void)snprintf(config->run_dir, sizeof(config->run_dir), "%s", run_dir);
     }
     return code;
+}
+
+void run_config_lengths(struct run_config *config, int64_t positions)
+{
+    enum { PROMPT = 6144, RESPONSE = 8096 };
+    bool few = positions < PROMPT + RESPONSE;
+    if (config->rollout.response_tokens_max == 0) {
+        config->rollout.response_tokens_max =
+            few ? positions * RESPONSE / (PROMPT + RESPONSE) : RESPONSE;
+    }
+    if (config->rollout.prompt_tokens_max == 0) {
+        int64_t left = positions - config->rollout.response_tokens_max;
+        config->rollout.prompt_tokens_max = left < PROMPT ? left : PROMPT;
+    }
 }
 
 static int socket_in_run(char *out, const char *run_dir, const char *name, struct error *err)

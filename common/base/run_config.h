@@ -44,7 +44,8 @@ struct run_config {
         int64_t seed_factor;
         char seed_file[CONFIG_STRING_MAX];
         int64_t tasks_max;
-        bool deduction, abduction, induction, error;
+        unsigned types; // bits 1 << enum task_kind: the kinds that are played
+        int reward;
         bool propose;
         int64_t warmup_solver_steps;
         int whitening;
@@ -54,6 +55,7 @@ struct run_config {
         double invalid_reward;
         double duplicate_reward;
         double wrong_reward;
+        bool format_reward;
         int induction_score;
         int64_t staleness;
     } azr;
@@ -66,7 +68,8 @@ struct run_config {
     } rollout;
 
     struct {
-        double clip_low, clip_high, dual_clip, is_cap, entropy_coef;
+        double clip_low, clip_high, dual_clip, is_cap, entropy_coef, kl_coef;
+        char reference[CONFIG_STRING_MAX];
     } loss;
 
     struct {
@@ -76,6 +79,10 @@ struct run_config {
     } optimizer;
 
     struct {
+        int64_t ranks;
+        bool start_ranks;
+        bool deterministic;
+        int64_t rank_limit_s;
         int64_t threads;
         int64_t micro_tokens;
         int compute;
@@ -133,6 +140,10 @@ int run_config_read(struct run_config *config, const char *path, char *const *wo
 // `run_dir` afterwards, wherever the folder was when it was written.
 int run_config_read_folder(struct run_config *config, const char *run_dir, char *const *words,
                            int count, struct error *err);
+
+// run_config_lengths fills in rollout lengths of 0 for a model of `positions`: the paper's 6144 and
+// 8096, or the same shares of fewer positions.
+void run_config_lengths(struct run_config *config, int64_t positions);
 
 // run_config_endpoints fills empty endpoints with ipc:// sockets in the run folder. -ENAMETOOLONG
 // when its path is too long for a socket (107 bytes).

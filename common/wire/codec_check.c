@@ -272,6 +272,9 @@ static int check_prompt(const Kelvin__Prompt *prompt, struct error *err)
         return error_set(err, -EBADMSG, "message Prompt: %u samples; 1 to %d are possible",
                          prompt->samples, SAMPLES_MAX);
     }
+    if (prompt->prompt_tokens_max > PROMPT_TOKENS_MAX) {
+        return error_set(err, -EBADMSG, "message Prompt: more than %d tokens", PROMPT_TOKENS_MAX);
+    }
     int code = check_task(prompt->task, err);
     for (size_t i = 0; code == 0 && i < prompt->n_references; i++) {
         code = check_task(prompt->references[i], err);

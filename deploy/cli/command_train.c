@@ -16,6 +16,10 @@ static void print_help(void)
         "checkpoints/ and log/. Ctrl-C saves and stops, a second one stops at once; --resume goes\n"
         "on from the newest checkpoint.\n\n"
         "Exit code: 0 all steps done, 2 bad input, 128+N stopped by signal N, 1 otherwise.\n\n"
+        "Configurations that ship, each line explained, in deploy/config:\n"
+        "  laptop.yaml                the small model that ships, on one CPU, within minutes\n"
+        "  paper-3b.yaml, paper-7b.yaml, paper-14b.yaml, paper-llama-8b.yaml,\n"
+        "  paper-qwen3-4b.yaml        the runs of the paper\n\n"
         "Keys, in the file or as key=value:\n");
     config_help(&run_options, stdout);
 }
