@@ -25,6 +25,13 @@ int settle_config(struct run_config *config, const struct shape *shape,
                          "azr.types has error, and prompt style compact has no form for it; set "
                          "azr.style to azr, chatml or llama3");
     }
+    if (config->azr.inputs == 0) {
+        config->azr.inputs = style == STYLE_COMPACT ? 4 : 10;
+    }
+    if (config->azr.inputs == 1) {
+        return error_set(err, -EINVAL,
+                         "azr.inputs is 1: one input is shown and at least one judges");
+    }
     run_config_lengths(config, shape->T);
     return 0;
 }
