@@ -4,6 +4,7 @@
 
 #include "common/base/task.h"
 #include "verifier/request_json.h"
+#include "verifier/rewind.h"
 #include "verifier/service.h"
 
 #include "common/base/json.h"
@@ -35,6 +36,7 @@ static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdi
     struct fixture *fixture = context;
     (void)tag;
     fixture->answered = true;
+    uv_stop(&fixture->loop); // a verdict may come from a timer, before a long poll
     fixture->outcome = (enum outcome)verdict->outcome;
     fixture->wall_us = verdict->wall_us;
     (void)snprintf(fixture->output, sizeof(fixture->output), "%s",
@@ -58,18 +60,30 @@ static void open_service(struct fixture *fixture, char *const *words, int count)
     assert_true(fixture->ready);
 }
 
-static int setup_zygote(void **state)
+static int setup(void **state, char *backend)
 {
     static struct fixture fixture;
-    char backend[] = "verifier.backend=zygote";
     char isolation[] = "verifier.isolation=process";
     char workers[] = "verifier.workers=2";
     char helpers[] = "verifier.multiple_functions=true";
-    char *words[] = {backend, isolation, workers, helpers};
+    char audits[] = "verifier.audit_every=1";
+    char *words[] = {backend, isolation, workers, helpers, audits};
     memset(&fixture, 0, sizeof(fixture));
-    open_service(&fixture, words, 4);
+    open_service(&fixture, words, 5);
     *state = &fixture;
     return 0;
+}
+
+static int setup_zygote(void **state)
+{
+    char backend[] = "verifier.backend=zygote";
+    return setup(state, backend);
+}
+
+static int setup_rewind(void **state)
+{
+    char backend[] = "verifier.backend=rewind";
+    return setup(state, backend);
 }
 
 static int teardown(void **state)
@@ -207,5 +221,11 @@ int main(void)
         cmocka_unit_test(test_proposals),
         cmocka_unit_test(test_answers),
     };
-    return cmocka_run_group_tests_name("zygote", tests, setup_zygote, teardown);
+    struct error why = {0};
+    int failed = cmocka_run_group_tests_name("zygote", tests, setup_zygote, teardown);
+    if (rewind_probe(&why) < 0) {
+        print_message("rewind is not tested: %s\n", why.text);
+        return failed;
+    }
+    return failed + cmocka_run_group_tests_name("rewind", tests, setup_rewind, teardown);
 }

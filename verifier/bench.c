@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -224,6 +225,7 @@ struct play {
     size_t done;
     int open;
     size_t latency_count;
+    uint64_t image_cpu_us;
 };
 
 struct lane {
@@ -251,7 +253,9 @@ static bool begin_one(struct lane *lane)
 static void end_one(struct lane *lane)
 {
     struct play *play = lane->play;
-    play->open--;
+    if (--play->open == 0) {
+        uv_stop(&play->bench->loop); // it may be about to wait for nothing
+    }
     play->done++;
     if (play->latency_count < LATENCIES_MAX) {
         play->bench->latencies[play->latency_count++] = (double)(clock_ns() - lane->begun_ns) / 1e6;
@@ -269,6 +273,7 @@ static void on_run_done(struct pool_run *run, int variant, const struct image_re
         item->runs = true;
         bytes_append(&item->code, result->code, result->code_size);
     }
+    lane->play->image_cpu_us += result->cpu_us;
     end_one(lane);
     play_run(lane);
 }
@@ -398,6 +403,13 @@ static void screen(struct bench *bench)
     }
 }
 
+static double own_cpu_us(void)
+{
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
+}
+
 static void measure(struct bench *bench, struct bench_result *out, double seconds)
 {
     int width = bench->service.workers * OPEN_PER_WORKER;
@@ -405,7 +417,10 @@ static void measure(struct bench *bench, struct bench_result *out, double second
     (void)play(bench, &warm, width, 0.2, play_check);
     if (bench->runnable.count > 0) {
         struct play runs = {.set = &bench->runnable};
+        double before_us = own_cpu_us();
         out->runs_per_s = play(bench, &runs, width, seconds, play_run);
+        out->daemon_cpu_us = (own_cpu_us() - before_us) / (double)runs.done;
+        out->image_cpu_us = (double)runs.image_cpu_us / (double)runs.done;
         struct play code = {.set = &bench->runnable, .from_code = true};
         out->code_runs_per_s = play(bench, &code, width, seconds, play_run);
         struct play one = {.set = &bench->runnable};

@@ -36,6 +36,8 @@ struct bench_result {
     double checks_per_s;        // requests through the judge
     struct bench_latency run;   // one in flight, from source
     struct bench_latency check; // one in flight
+    double image_cpu_us;        // of a run from source, in the image
+    double daemon_cpu_us;       // and in the daemon
     uint64_t runs;              // of all measurements
     uint64_t images;            // at the end
     uint64_t images_lost;

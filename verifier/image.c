@@ -4,19 +4,27 @@
 #include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "common/base/metrics.h"
 #include "verifier/image_state.h"
+#include "verifier/rewind.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum {
     START_MS = 60000,      // an image prepares itself within this, even on a loaded host
     CRASH_POLL_MS = 2,     // how soon a run that stopped silently is noticed
     REPLY_CHUNK = 1 << 16, // read at once
+    MEMORY_BESIDE_MB = 64, // room for an image's own data and stack, beside what runs can have
 };
+
+METRIC(audits, METRIC_COUNTER, "kelvin_verifier_audits_total",
+       "full comparisons of an image with its snapshot");
+METRIC(audits_failed, METRIC_COUNTER, "kelvin_verifier_audits_failed_total",
+       "comparisons that found a difference: state survived a run");
 
 const char *backend_name(enum backend_choice backend)
 {
@@ -133,15 +141,6 @@ static bool read_result(struct image *image, struct image_result *result, struct
     return true;
 }
 
-static enum outcome outcome_without_result(const struct image *image)
-{
-    if (image->timed_out) {
-        return OUTCOME_TIMEOUT;
-    }
-    bool no_memory = WIFEXITED(image->exit_status) && WEXITSTATUS(image->exit_status) == 2;
-    return no_memory ? OUTCOME_OUT_OF_MEMORY : OUTCOME_CRASHED;
-}
-
 void image_report(struct image *image)
 {
     if (image->reported) {
@@ -154,9 +153,9 @@ void image_report(struct image *image)
     struct image_result result = {.exception = "", .detail = "", .repr = ""};
     bool well_formed = read_program(image, &result, &store);
     if (image->result_at == 0) {
-        result.outcome = outcome_without_result(image);
+        result.outcome = image->timed_out ? OUTCOME_TIMEOUT : OUTCOME_CRASHED;
         result.image_lost = image->state == IMAGE_LOST && !image->timed_out;
-    } else if (!well_formed || !read_result(image, &result, &store)) {
+    } else if (image->spoilt || !well_formed || !read_result(image, &result, &store)) {
         result.outcome = OUTCOME_CRASHED;
         result.detail = "the sandbox sent a malformed result";
         result.exception = result.repr = "";
@@ -202,15 +201,44 @@ void image_fail(struct image *image, const char *reason)
     }
 }
 
-void image_drain(struct image *image)
+static void drain(int pipe)
 {
     uint8_t junk[REPLY_CHUNK];
-    while (read(image->process.reply, junk, sizeof(junk)) > 0) {
+    int bytes = 0;
+    while (ioctl(pipe, FIONREAD, &bytes) == 0 && bytes > 0 && read(pipe, junk, sizeof(junk)) > 0) {
     }
 }
 
+void image_drain(struct image *image)
+{
+    drain(image->process.reply);
+}
+
+void image_take_back(struct image *image)
+{
+    drain(image->process.unread);
+}
+
+void image_spoil(struct image *image)
+{
+    image->spoilt = true;
+}
+
+bool image_audit(struct image *image, bool fresh)
+{
+    metric_add(&audits, 1);
+    if (!fresh) {
+        metric_add(&audits_failed, 1);
+        log_error("verifier",
+                  "AUDIT FAILED: state survived a rewind backend=%s variant=%d runs=%llu",
+                  backend_name(image->config.backend), image->config.variant,
+                  (unsigned long long)image->runs);
+    }
+    return fresh;
+}
+
 // The run is over as far as the asker is concerned.
-void image_finish_run(struct image *image)
+static void finish_run(struct image *image)
 {
     if (image->state != IMAGE_RUNNING) {
         return;
@@ -247,6 +275,12 @@ static void on_request_writable(uv_poll_t *poll, int status, int events)
     send_request(poll->data);
 }
 
+// Only of a program that this very run compiles: its code comes before the program has a say.
+static bool wants_program(const struct image_job *job)
+{
+    return (job->flags & IMAGE_WANT_CODE) != 0 && job->source_size > 0;
+}
+
 // Takes whole frames. False when the stream breaks the rules.
 static bool take_frames(struct image *image)
 {
@@ -260,7 +294,7 @@ static bool take_frames(struct image *image)
         if (image->reply.size - payload < frame.size) {
             return true;
         }
-        if (frame.kind == FRAME_PROGRAM && image->program_at == 0) {
+        if (frame.kind == FRAME_PROGRAM && image->program_at == 0 && wants_program(&image->job)) {
             image->program_at = payload + 1;
             image->program_size = frame.size;
         } else if (frame.kind == FRAME_RESULT) {
@@ -282,7 +316,10 @@ static void on_ready_frame(struct image *image)
     }
     memcpy(&frame, image->reply.data, sizeof(frame));
     struct error err = {0};
-    if (frame.kind != FRAME_READY || image->reply.size != sizeof(frame)) {
+    if (frame.size <= REPLY_CHUNK && image->reply.size - sizeof(frame) < frame.size) {
+        return;
+    }
+    if (frame.kind != FRAME_READY || image->reply.size - sizeof(frame) != frame.size) {
         image_fail(image, "it did not say that it is ready");
         return;
     }
@@ -303,10 +340,9 @@ static void on_reply_bytes(struct image *image)
         break;
     case IMAGE_RUNNING:
         if (!take_frames(image) || image->reply.size > IMAGE_FRAME_MAX + (1 << 20)) {
-            image->exit_status = 0;
-            image_finish_run(image); // a broken stream without a result: crashed
+            finish_run(image); // a broken stream without a result: crashed
         } else if (image->result_at != 0) {
-            image_finish_run(image);
+            finish_run(image);
         }
         break;
     default:
@@ -315,7 +351,7 @@ static void on_reply_bytes(struct image *image)
     }
 }
 
-void image_pull(struct image *image)
+static void pull(struct image *image)
 {
     for (enum image_state state = image->state; image->state == state;) {
         if (!bytes_reserve(&image->reply, REPLY_CHUNK)) {
@@ -347,7 +383,22 @@ static void on_reply_readable(uv_poll_t *poll, int status, int events)
     if (image->state == IMAGE_STOPPING) {
         image_drain(image);
     } else {
-        image_pull(image);
+        pull(image);
+    }
+}
+
+// Takes a result that is there but was not seen yet. True when it ended the run; another may go on.
+static bool take_result(struct image *image)
+{
+    uint64_t run = image->runs;
+    pull(image);
+    return image->state != IMAGE_RUNNING || image->runs != run;
+}
+
+void image_end_run(struct image *image)
+{
+    if (!take_result(image)) {
+        finish_run(image);
     }
 }
 
@@ -361,14 +412,14 @@ static void on_timer(uv_timer_t *timer)
         image_fail(image, "it did not start in time");
     } else if (image->state == IMAGE_STOPPING) {
         image->backend->impatient(image);
-    } else if (image->state == IMAGE_RUNNING) {
+    } else if (image->state == IMAGE_RUNNING && !take_result(image)) {
         uint64_t deadline = image->started_ns + (uint64_t)image->job.timeout_ms * 1000000;
         uint64_t now = clock_ns();
         if (now >= deadline) {
             image->timed_out = true;
-            image_finish_run(image);
+            finish_run(image);
         } else if (image->backend->stopped_itself(image)) {
-            image_finish_run(image);
+            image_end_run(image);
         } else {
             uint64_t left_ms = (deadline - now + 999999) / 1000000;
             (void)uv_timer_start(timer, on_timer, left_ms < CRASH_POLL_MS ? left_ms : CRASH_POLL_MS,
@@ -436,8 +487,10 @@ int image_create(struct image **out, uv_loop_t *loop, const struct image_config 
     image->loop = loop;
     image->events = *events;
     image->context = context;
-    image->backend = &zygote_backend;
-    int code = spawn_image(&image->process, config->variant, config->isolation, err);
+    bool rewinds = config->backend == BACKEND_REWIND;
+    image->backend = rewinds ? &rewind_backend : &zygote_backend;
+    size_t memory = rewinds ? ((size_t)config->memory_mb + MEMORY_BESIDE_MB) << 20 : 0;
+    int code = spawn_image(&image->process, config->variant, config->isolation, memory, err);
     if (code < 0) {
         free(image);
         return code;
@@ -487,8 +540,7 @@ void image_run(struct image *image, const struct image_job *job)
     image->request_sent = 0;
     bytes_clear(&image->reply);
     image->reply_used = image->program_at = image->result_at = 0;
-    image->timed_out = image->reported = image->child_ended = false;
-    image->exit_status = 0;
+    image->timed_out = image->reported = image->spoilt = image->child_ended = false;
     image->cpu_ns = 0;
     fill_request(image);
     image->cpu_start_ns = image->backend->cpu_ns(image);
@@ -498,6 +550,12 @@ void image_run(struct image *image, const struct image_job *job)
         return;
     }
     send_request(image);
+    if (image->backend->begin != NULL) {
+        image->backend->begin(image);
+    }
+    if (image->state != IMAGE_RUNNING) {
+        return;
+    }
     if (image->request_sent < image->request.size) {
         (void)uv_poll_start(&image->request_poll, UV_WRITABLE, on_request_writable);
     }

@@ -27,6 +27,7 @@ struct image_config {
     int variant;           // hash seed, layout, clock, ... follow from it
     uint32_t memory_mb;    // that a run can allocate
     const char *forbidden; // more modules; borrowed for the call
+    uint32_t audit_every;  // rewinds, on average, between two full comparisons
 };
 
 // What to run. Exactly one of source and code is given; all is borrowed until the run has ended.

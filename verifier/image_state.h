@@ -18,6 +18,7 @@ enum image_state {
 // later turn of the loop.
 struct image_backend {
     int (*prepare)(struct image *image, struct error *err); // ready: take it over
+    void (*begin)(struct image *image);                     // the request is on its way; or NULL
     void (*stop)(struct image *image);
     bool (*stopped_itself)(struct image *image); // the run crashed without closing its pipe
     uint64_t (*cpu_ns)(const struct image *image);
@@ -26,7 +27,6 @@ struct image_backend {
 };
 
 extern const struct image_backend zygote_backend;
-extern const struct image_backend rewind_backend;
 
 struct image {
     enum image_state state;
@@ -55,9 +55,9 @@ struct image {
     size_t result_size;
     bool timed_out;
     bool reported;
-    bool kill_sent;      // a zygote: it was told to end this run's child
-    bool child_ended;    // a zygote's: it has reported this run's child
-    int32_t exit_status; // of that child
+    bool spoilt;      // what it said breaks the rules
+    bool kill_sent;   // a zygote: it was told to end this run's child
+    bool child_ended; // a zygote's: it has reported this run's child
     uint64_t started_ns;
     uint64_t ended_ns;
     uint64_t cpu_start_ns;
@@ -65,10 +65,8 @@ struct image {
     uint64_t runs;
 };
 
-// image_finish_run ends the run that is going on, as it stands; image_pull first takes what the
-// reply pipe holds.
-void image_finish_run(struct image *image);
-void image_pull(struct image *image);
+// image_end_run ends the run that is going on, after a look into the reply pipe for its result.
+void image_end_run(struct image *image);
 
 // image_wait_ms lets `impatient` be called after so long, unless the image is restored before.
 void image_wait_ms(struct image *image, uint32_t ms);
@@ -80,7 +78,15 @@ void image_report(struct image *image);
 void image_restored(struct image *image);
 void image_fail(struct image *image, const char *reason);
 
-// image_drain throws away what is left in the reply pipe.
+// image_drain throws away what is left in the reply pipe, image_take_back what a run has left
+// unread in the request pipe.
 void image_drain(struct image *image);
+void image_take_back(struct image *image);
+
+// image_spoil makes the run that is going on a crash, whatever it said.
+void image_spoil(struct image *image);
+
+// image_audit counts a full comparison and gives its result back; a failed one is an alarm.
+bool image_audit(struct image *image, bool fresh);
 
 #endif

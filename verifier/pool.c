@@ -142,6 +142,7 @@ static void start_image(struct pool *pool, int variant)
         .variant = variant,
         .memory_mb = pool->config.memory_mb,
         .forbidden = pool->config.forbidden,
+        .audit_every = pool->config.audit_every,
     };
     pool->slots[pool->slot_count++] = slot;
     if (image_create(&slot->image, pool->loop, &config, &events, slot, &err) < 0) {

@@ -21,6 +21,7 @@ struct pool_config {
     enum isolation isolation;
     uint32_t memory_mb;
     uint64_t retire_runs;  // an image is replaced after so many
+    uint32_t audit_every;  // image.h
     const char *forbidden; // borrowed as long as the pool lives
 };
 

@@ -10,7 +10,8 @@
 enum {
     IMAGE_FD_REQUEST = 3, // read
     IMAGE_FD_REPLY = 4,   // write
-    IMAGE_FD_CONTROL = 5, // zygote only: children end here, kills come from here
+    IMAGE_FD_CONTROL = 5, // zygote: children end here, kills come from here
+    IMAGE_FD_MEMORY = 6,  // rewind: what all writable memory is moved to
 };
 
 // The first bytes on the request pipe: how the image starts.
@@ -48,7 +49,7 @@ struct image_request {
 };
 
 enum image_frame_kind {
-    FRAME_READY = 1,   // once, when the image is prepared; no payload
+    FRAME_READY = 1,   // once, when the image is prepared; rewind: every struct image_region
     FRAME_PROGRAM = 2, // u32 size, normalized source (size 0: as it came), then marshalled code
     FRAME_RESULT =
         3, // u32 outcome, then exception, detail, typed value, repr: each u32 size, bytes
@@ -62,13 +63,26 @@ struct image_frame {
     uint32_t kind;
 };
 
+// Under rewind: a stretch of the image's memory, shared with the daemon through IMAGE_FD_MEMORY. A
+// tracked one is brought back page by page; the others are room to grow, empty between runs.
+struct image_region {
+    uint64_t start; // address in the image
+    uint64_t size;
+    uint64_t offset; // in the file
+    uint64_t tracked;
+};
+
+enum { IMAGE_REGIONS_MAX = 64 };
+
+// After FRAME_READY a rewound image waits for one byte, sent when the daemon traces it, and stops
+// itself. It goes on from there in every run. On the control socket it has sent its userfaultfd.
+
 // Zygote control messages, one packet each.
 struct control_kill { // daemon → zygote: end the child of this run, if it is still there
     uint64_t run;     // counted from 1; the zygote's n-th child serves the n-th run
 };
 
 struct control_ended { // zygote → daemon: the child of this run is gone
-    int32_t status;    // of waitpid
     uint32_t cpu_us;
 };
 

@@ -5,10 +5,8 @@
 #include "common/base/task.h"
 #include "verifier/runtime.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 // What programs may import: present before the sandbox closes, since there is no file system
@@ -21,64 +19,7 @@ static const char modules[] =
     "os sys gc";
 static const char more_modules[] = "colorsys sched fnmatch";
 
-enum { ARENA_ALIGNMENT = 1 << 20, EXCEPTIONS_MAX = 512, READ_CHUNK = 1 << 16 };
-
-// --- memory: one region for small objects, one for malloc; nothing else can be had later ---
-
-static struct {
-    uint8_t *base;
-    size_t size;
-    size_t used;
-    void *free[1024];
-    size_t free_count;
-} arenas;
-
-static void *arena_alloc(void *context, size_t size)
-{
-    (void)context;
-    if (arenas.free_count > 0) {
-        return arenas.free[--arenas.free_count];
-    }
-    if (arenas.used + size > arenas.size) {
-        return NULL;
-    }
-    void *out = arenas.base + arenas.used;
-    arenas.used += size;
-    return out;
-}
-
-static void arena_free(void *context, void *arena, size_t size)
-{
-    (void)context;
-    (void)size;
-    if (arenas.free_count < sizeof(arenas.free) / sizeof(*arenas.free)) {
-        arenas.free[arenas.free_count++] = arena;
-    }
-}
-
-static bool reserve_memory(const struct runtime_config *config)
-{
-    size_t heap = (size_t)config->heap_mb << 20;
-    (void)mallopt(M_MMAP_MAX, 0);
-    (void)mallopt(M_TRIM_THRESHOLD, INT32_MAX);
-    (void)mallopt(M_ARENA_MAX, 1);
-    (void)mallopt(M_TOP_PAD, (int)heap);
-    void *first = malloc(1 << 16); // takes the whole reserve from the kernel, untouched
-    free(first);
-    arenas.size = (size_t)config->arena_mb << 20;
-    uint8_t *base = mmap(NULL, arenas.size + ARENA_ALIGNMENT, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (first == NULL || base == MAP_FAILED) {
-        return false;
-    }
-    uintptr_t mask = ARENA_ALIGNMENT - 1;
-    // NOLINTNEXTLINE(performance-no-int-to-ptr): rounding an address up
-    arenas.base = (uint8_t *)(((uintptr_t)base + mask) & ~mask);
-    (void)madvise(base, arenas.size + ARENA_ALIGNMENT, MADV_NOHUGEPAGE);
-    PyObjectArenaAllocator allocator = {NULL, arena_alloc, arena_free};
-    PyObject_SetArenaAllocator(&allocator);
-    return true;
-}
+enum { EXCEPTIONS_MAX = 512 };
 
 // --- the names of exceptions, by type pointer, from before any program ran ---
 
@@ -262,7 +203,7 @@ static bool warm_up(void)
 
 bool runtime_prepare(const struct runtime_config *config)
 {
-    if (!reserve_memory(config)) {
+    if (!runtime_memory_reserve(config->heap_mb, config->arena_mb)) {
         (void)fprintf(stderr, "image: cannot reserve memory\n");
         return false;
     }
@@ -334,8 +275,15 @@ static void begin_frame(struct bytes *out, uint32_t kind)
 static void end_frame(struct bytes *out)
 {
     struct image_frame frame;
-    if (out->failed) {
-        _exit(2); // no memory left to say so; the daemon sees the end
+    if (out->failed) { // no memory is left, not even for a result
+        const struct {
+            struct image_frame frame;
+            uint32_t outcome;
+            uint32_t sizes[4];
+        } result = {.frame = {.size = sizeof(result) - sizeof(frame), .kind = FRAME_RESULT},
+                    .outcome = OUTCOME_OUT_OF_MEMORY};
+        write_all(&result, sizeof(result));
+        _exit(0);
     }
     memcpy(&frame, out->data, sizeof(frame));
     frame.size = (uint32_t)(out->size - sizeof(frame));

@@ -39,6 +39,14 @@ void runtime_serve(void);
 
 // --- between the runtime's files ---
 
+// Memory (runtime_memory.c). reserve: malloc and Python's small objects get a region each, all that
+// they can have later. enter: the rest of the program runs in `go_on`, which does not return, on a
+// stack in the file `memory`. adopt: all writable memory moves there; afterwards nothing else can
+// be written to. False after printing the reason on standard error.
+bool runtime_memory_reserve(uint32_t heap_mb, uint32_t arena_mb);
+bool runtime_memory_enter(int memory, void (*go_on)(void));
+bool runtime_memory_adopt(int memory, struct image_region *out, size_t *count);
+
 // Python value → typed form and back (runtime_value.c).
 enum encode_status { ENCODE_DONE, ENCODE_UNSUPPORTED, ENCODE_TOO_LARGE };
 struct _object;

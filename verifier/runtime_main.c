@@ -5,6 +5,9 @@
 #include "verifier/runtime.h"
 #include "verifier/sandbox.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -13,14 +16,17 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-static bool read_start(struct image_start *start)
+static struct image_start start;
+
+static bool read_start(void)
 {
-    uint8_t *at = (uint8_t *)start;
-    for (size_t left = sizeof(*start); left > 0;) {
+    uint8_t *at = (uint8_t *)&start;
+    for (size_t left = sizeof(start); left > 0;) {
         ssize_t done = read(IMAGE_FD_REQUEST, at, left);
         if (done <= 0) {
             return false;
@@ -28,18 +34,44 @@ static bool read_start(struct image_start *start)
         at += done;
         left -= (size_t)done;
     }
-    start->forbidden[sizeof(start->forbidden) - 1] = '\0';
+    start.forbidden[sizeof(start.forbidden) - 1] = '\0';
     return true;
 }
 
-static bool say_ready(void)
+static bool prepare(void)
 {
-    struct image_frame frame = {.kind = FRAME_READY};
-    return write(IMAGE_FD_REPLY, &frame, sizeof(frame)) == (ssize_t)sizeof(frame);
+    struct runtime_config config = {
+        .hash_seed = start.hash_seed,
+        .recursion_limit = start.recursion_limit,
+        .clock_base_s = start.clock_base_s,
+        .clock_tick_ns = start.clock_tick_ns,
+        .perturbation = start.perturbation,
+        .heap_mb = start.heap_mb,
+        .arena_mb = start.arena_mb,
+        .forbidden = start.forbidden,
+    };
+    bool good = runtime_prepare(&config);
+    if (good) {
+        runtime_detach(&config);
+    }
+    return good;
+}
+
+static bool say_ready(const struct image_region *regions, size_t count)
+{
+    struct {
+        struct image_frame frame;
+        struct image_region regions[IMAGE_REGIONS_MAX];
+    } message;
+    size_t size = count * sizeof(*regions);
+    message.frame = (struct image_frame){.kind = FRAME_READY, .size = (uint32_t)size};
+    memcpy(message.regions, regions, size);
+    size += sizeof(message.frame);
+    return write(IMAGE_FD_REPLY, &message, size) == (ssize_t)size;
 }
 
 // Waits for the child's end or the daemon's kill. The daemon's end closes the control socket.
-static int watch_child(uint64_t run, pid_t pid, int pidfd, struct rusage *usage)
+static void watch_child(uint64_t run, pid_t pid, int pidfd, struct rusage *usage)
 {
     for (;;) {
         struct pollfd fds[2] = {{.fd = pidfd, .events = POLLIN},
@@ -48,9 +80,8 @@ static int watch_child(uint64_t run, pid_t pid, int pidfd, struct rusage *usage)
             continue;
         }
         if (fds[0].revents != 0) {
-            int status = 0;
-            if (wait4(pid, &status, 0, usage) == pid) {
-                return status;
+            if (wait4(pid, NULL, 0, usage) == pid) {
+                return;
             }
         }
         if (fds[1].revents != 0) {
@@ -88,8 +119,8 @@ static _Noreturn void serve_as_zygote(void)
             _exit(3);
         }
         struct rusage usage = {0};
-        struct control_ended ended = {.status = watch_child(run, (pid_t)pid, pidfd, &usage)};
-        ended.cpu_us = cpu_us(&usage);
+        watch_child(run, (pid_t)pid, pidfd, &usage);
+        struct control_ended ended = {.cpu_us = cpu_us(&usage)};
         (void)close(pidfd);
         if (write(IMAGE_FD_CONTROL, &ended, sizeof(ended)) != (ssize_t)sizeof(ended)) {
             _exit(0);
@@ -97,37 +128,78 @@ static _Noreturn void serve_as_zygote(void)
     }
 }
 
+// --- rewind ---
+
+// A stop that the daemon, which traces this process, sees as SIGTRAP.
+static void stop_here(void)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("int3" ::: "memory");
+#else
+    __asm__ volatile("brk #0" ::: "memory");
+#endif
+}
+
+// Gives the daemon a userfaultfd of this process, through which it tracks what is written.
+static bool send_tracker(void)
+{
+    int tracker = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    char byte = 0;
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec part = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof(control.bytes)};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(rights), &tracker, sizeof(tracker));
+    bool sent = tracker >= 0 && sendmsg(IMAGE_FD_CONTROL, &message, 0) == 1;
+    if (!sent) {
+        (void)fprintf(stderr, "image: cannot track memory: errno %d\n", errno);
+    }
+    (void)close(tracker);
+    (void)close(IMAGE_FD_CONTROL);
+    (void)close(IMAGE_FD_MEMORY);
+    return sent;
+}
+
+static void serve_rewound(void)
+{
+    struct image_region regions[IMAGE_REGIONS_MAX];
+    size_t count = 0;
+    char go = 0;
+    if (!prepare() || !runtime_memory_adopt(IMAGE_FD_MEMORY, regions, &count) ||
+        !sandbox_close((enum isolation)start.isolation) || !send_tracker() ||
+        !sandbox_filter(FILTER_REWIND) || !say_ready(regions, count) ||
+        read(IMAGE_FD_REQUEST, &go, 1) != 1) {
+        _exit(4);
+    }
+    stop_here(); // every run begins here
+    runtime_serve();
+    for (;;) {
+        stop_here();
+    }
+}
+
 int main(void)
 {
-    struct image_start start;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    if (!read_start(&start)) {
+    if (!read_start()) {
         return 1;
     }
-    struct runtime_config config = {
-        .hash_seed = start.hash_seed,
-        .recursion_limit = start.recursion_limit,
-        .clock_base_s = start.clock_base_s,
-        .clock_tick_ns = start.clock_tick_ns,
-        .perturbation = start.perturbation,
-        .heap_mb = start.heap_mb,
-        .arena_mb = start.arena_mb,
-        .forbidden = start.forbidden,
-    };
-    if (!runtime_prepare(&config)) {
-        return 2;
+    if (start.zygote == 0) {
+        (void)runtime_memory_enter(IMAGE_FD_MEMORY, serve_rewound);
+        return 2; // only when there is no stack
     }
-    runtime_detach(&config);
-    if (!sandbox_close((enum isolation)start.isolation)) {
+    if (!prepare() || !sandbox_close((enum isolation)start.isolation) ||
+        !sandbox_filter(FILTER_ZYGOTE) || !say_ready(NULL, 0)) {
         return 3;
     }
-    bool sealed = sandbox_filter(start.zygote != 0 ? FILTER_ZYGOTE : FILTER_REWIND);
-    if (!sealed || !say_ready()) {
-        return 4;
-    }
-    if (start.zygote != 0) {
-        serve_as_zygote();
-    }
-    runtime_serve();
-    syscall(SYS_exit_group, 0);
+    serve_as_zygote();
 }

@@ -121,11 +121,12 @@ static void allow_on(struct program *program, long call, int descriptor)
     emit(program, BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM, 0, 0);
 }
 
-static void begin(struct program *program)
+// A call by the rules of another architecture ends the program as `foreign` says.
+static void begin(struct program *program, uint32_t foreign)
 {
     load(program, offsetof(struct seccomp_data, arch));
     emit(program, BPF_JMP | BPF_JEQ | BPF_K, SANDBOX_ARCH, 1, 0);
-    emit(program, BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS, 0, 0);
+    emit(program, BPF_RET | BPF_K, foreign, 0, 0);
     load(program, offsetof(struct seccomp_data, nr));
 }
 
@@ -153,7 +154,7 @@ static void add_zygote_calls(struct program *program)
 bool sandbox_filter(enum sandbox_filter filter)
 {
     struct program program = {0};
-    begin(&program);
+    begin(&program, filter == FILTER_REWIND ? SECCOMP_RET_TRAP : SECCOMP_RET_KILL_PROCESS);
     if (filter == FILTER_ZYGOTE) {
         add_zygote_calls(&program);
     } else {

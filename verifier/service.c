@@ -2,6 +2,7 @@
 
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "verifier/rewind.h"
 #include "verifier/spawn.h"
 
 #include <errno.h>
@@ -27,11 +28,20 @@ static int choose_isolation(enum isolation *out, enum isolation least, struct er
     return 0;
 }
 
-static int choose_backend(enum backend_choice *out, int choice, struct error *err)
+static int choose_backend(enum backend_choice *out, enum backend_choice choice, struct error *err)
 {
-    if (choice == BACKEND_REWIND) {
-        return error_set(err, -ENOTSUP, "verifier.backend: rewind is not built in");
+    struct error why = {0};
+    *out = choice == BACKEND_AUTO ? BACKEND_REWIND : choice;
+    if (*out == BACKEND_ZYGOTE || rewind_probe(&why) == 0) {
+        return 0;
     }
+    if (choice == BACKEND_REWIND) {
+        return error_set(err, -ENOTSUP,
+                         "verifier.backend: this host does not offer rewind: %s; allow it there, "
+                         "or use verifier.backend=zygote",
+                         why.text);
+    }
+    log_warn("verifier", "back-end is zygote, not rewind: %s", why.text);
     *out = BACKEND_ZYGOTE;
     return 0;
 }
@@ -44,7 +54,9 @@ int service_open(struct service *out, uv_loop_t *loop, const struct run_config *
     out->workers =
         config->verifier.workers > 0 ? (int)config->verifier.workers : (int)(cores > 0 ? cores : 1);
     int code = choose_isolation(&out->isolation, (enum isolation)config->verifier.isolation, err);
-    code = code < 0 ? code : choose_backend(&out->backend, config->verifier.backend, err);
+    code = code < 0
+               ? code
+               : choose_backend(&out->backend, (enum backend_choice)config->verifier.backend, err);
     if (code < 0) {
         return code;
     }
@@ -54,6 +66,7 @@ int service_open(struct service *out, uv_loop_t *loop, const struct run_config *
         .isolation = out->isolation,
         .memory_mb = (uint32_t)config->verifier.memory_mb,
         .retire_runs = RETIRE_RUNS,
+        .audit_every = (uint32_t)config->verifier.audit_every,
         .forbidden = config->verifier.forbid,
     };
     int images = (int)config->verifier.images;

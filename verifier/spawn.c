@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -62,6 +63,7 @@ struct ends {
     int request;
     int reply;
     int control;
+    int memory;
     int gate[2];
     int program;
 };
@@ -71,6 +73,7 @@ static void close_ends(struct ends *ends)
     close_one(&ends->request);
     close_one(&ends->reply);
     close_one(&ends->control);
+    close_one(&ends->memory);
     close_one(&ends->gate[0]);
     close_one(&ends->gate[1]);
     close_one(&ends->program);
@@ -89,6 +92,20 @@ static int open_program(int layout)
     (void)snprintf(slash, 32, "/kelvin-image-%d", layout % SPAWN_LAYOUTS);
     int program = open(path, O_RDONLY | O_CLOEXEC);
     return program < 0 ? -errno : program;
+}
+
+static int open_memory(struct spawned *out, struct ends *ends, size_t size)
+{
+    if (size == 0) {
+        return 0;
+    }
+    out->memory = memfd_create("kelvin-image", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (out->memory < 0 || ftruncate(out->memory, (off_t)size) < 0 ||
+        fcntl(out->memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        return -errno;
+    }
+    ends->memory = dup(out->memory);
+    return ends->memory < 0 ? -errno : 0;
 }
 
 static int open_pipes(struct spawned *out, struct ends *ends)
@@ -114,9 +131,14 @@ static int open_pipes(struct spawned *out, struct ends *ends)
     if (pipe2(ends->gate, O_CLOEXEC) < 0) {
         return -errno;
     }
-    int *all[] = {&ends->request, &ends->reply, &ends->control, &ends->gate[0], &ends->program};
+    out->unread = fcntl(ends->request, F_DUPFD_CLOEXEC, DESCRIPTOR_LOW);
+    if (out->unread < 0) {
+        return -errno;
+    }
+    int *all[] = {&ends->request, &ends->reply,   &ends->control,
+                  &ends->gate[0], &ends->program, &ends->memory};
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
-        int code = move_high(all[i]);
+        int code = *all[i] < 0 ? 0 : move_high(all[i]);
         if (code < 0) {
             return code;
         }
@@ -155,10 +177,15 @@ static _Noreturn void become_image(const struct ends *ends, enum isolation isola
     (void)setsid();
     open = open && dup2(ends->request, IMAGE_FD_REQUEST) >= 0 &&
            dup2(ends->reply, IMAGE_FD_REPLY) >= 0 && dup2(ends->control, IMAGE_FD_CONTROL) >= 0;
+    unsigned last = IMAGE_FD_CONTROL;
+    if (open && ends->memory >= 0) {
+        open = dup2(ends->memory, IMAGE_FD_MEMORY) >= 0;
+        last = IMAGE_FD_MEMORY;
+    }
     sigset_t none;
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    if (open && syscall(SYS_close_range, IMAGE_FD_CONTROL + 1, ~0U, CLOSE_RANGE_CLOEXEC) == 0) {
+    if (open && syscall(SYS_close_range, last + 1, ~0U, CLOSE_RANGE_CLOEXEC) == 0) {
         static char name[] = "kelvin-image";
         char *arguments[] = {name, NULL};
         char *environment[] = {NULL};
@@ -224,10 +251,12 @@ static int start_child(struct spawned *out, struct ends *ends, enum isolation is
     return write(ends->gate[1], &byte, 1) == 1 ? 0 : error_set(err, -errno, "image: gate broken");
 }
 
-int spawn_image(struct spawned *out, int layout, enum isolation isolation, struct error *err)
+int spawn_image(struct spawned *out, int layout, enum isolation isolation, size_t memory_bytes,
+                struct error *err)
 {
-    struct ends ends = {.request = -1, .reply = -1, .control = -1, .gate = {-1, -1}};
-    *out = (struct spawned){.pid = -1, .request = -1, .reply = -1, .control = -1};
+    struct ends ends = {.request = -1, .reply = -1, .control = -1, .memory = -1, .gate = {-1, -1}};
+    *out = (struct spawned){
+        .pid = -1, .request = -1, .reply = -1, .control = -1, .memory = -1, .unread = -1};
     ends.program = open_program(layout);
     if (ends.program < 0) {
         return error_set(err, ends.program,
@@ -235,7 +264,8 @@ int spawn_image(struct spawned *out, int layout, enum isolation isolation, struc
                          "install it there",
                          layout % SPAWN_LAYOUTS, -ends.program);
     }
-    int code = open_pipes(out, &ends);
+    int code = open_memory(out, &ends, memory_bytes);
+    code = code < 0 ? code : open_pipes(out, &ends);
     code = code < 0 ? error_set(err, code, "image: cannot open pipes: errno %d", -code)
                     : start_child(out, &ends, isolation, err);
     close_ends(&ends);
@@ -250,6 +280,8 @@ void spawn_end(struct spawned *spawned)
     close_one(&spawned->request);
     close_one(&spawned->reply);
     close_one(&spawned->control);
+    close_one(&spawned->memory);
+    close_one(&spawned->unread);
     if (spawned->pid > 0) {
         (void)kill(spawned->pid, SIGKILL);
         while (waitpid(spawned->pid, NULL, __WALL) < 0 && errno == EINTR) {

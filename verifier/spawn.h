@@ -6,6 +6,7 @@
 #include "common/base/error.h"
 #include "verifier/sandbox.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -13,13 +14,17 @@ struct spawned {
     pid_t pid;
     int request; // write end, not blocking
     int reply;   // read end, not blocking
-    int control; // packets to and from a zygote
+    int control; // packets to and from it
+    int memory;  // the file that its memory lives in, or -1
+    int unread;  // read end of the request pipe: what a run has left there is taken back
 };
 
 // spawn_image starts layout `layout` (modulo SPAWN_LAYOUTS). The program lies beside this one; a
 // daemon that runs as root gives its images another user. The image dies with the calling thread.
+// With `memory_bytes` it gets a file in memory of that size.
 enum { SPAWN_LAYOUTS = 4 };
-int spawn_image(struct spawned *out, int layout, enum isolation isolation, struct error *err);
+int spawn_image(struct spawned *out, int layout, enum isolation isolation, size_t memory_bytes,
+                struct error *err);
 
 // spawn_end kills the process, waits for it and closes the descriptors.
 void spawn_end(struct spawned *spawned);

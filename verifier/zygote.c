@@ -13,6 +13,13 @@ enum {
     PATIENCE_MS = 5000, // from a kill to its end
 };
 
+static void bring_back(struct image *image)
+{
+    image_drain(image);
+    image_take_back(image);
+    image_restored(image);
+}
+
 static void on_control(uv_poll_t *poll, int status, int events)
 {
     (void)status;
@@ -30,14 +37,11 @@ static void on_control(uv_poll_t *poll, int status, int events)
         return;
     }
     image->child_ended = true;
-    image->exit_status = ended.status;
     image->cpu_ns = (uint64_t)ended.cpu_us * 1000;
     if (image->state == IMAGE_RUNNING) {
-        image_pull(image); // the result may still lie in the pipe
-        image_finish_run(image);
+        image_end_run(image); // the result may still lie in the pipe
     } else {
-        image_drain(image);
-        image_restored(image);
+        bring_back(image);
     }
 }
 
@@ -62,8 +66,7 @@ static void zygote_stop(struct image *image)
 {
     image->kill_sent = false;
     if (image->child_ended) {
-        image_drain(image);
-        image_restored(image);
+        bring_back(image);
     } else if (image->result_at == 0) {
         kill_child(image);
     } else {

@@ -175,6 +175,8 @@ static const struct option rows[] = {
         "k: interpreters that must agree on a proposal"),
     INT("verifier.images_risky", verifier.images_risky, "4", 2, 8,
         "k for a program whose text looks as if it depended on what differs (sets, hash, id, ...)"),
+    INT("verifier.audit_every", verifier.audit_every, "100", 1, 1e9,
+        "rewinds, on average, between two full comparisons with the snapshot"),
     BOOL("verifier.allow_none", verifier.allow_none, "false", "accept programs that return None"),
     BOOL("verifier.multiple_functions", verifier.multiple_functions, "false",
          "accept helpers and classes beside f"),

@@ -106,6 +106,7 @@ struct run_config {
         int64_t memory_mb;
         int64_t images;
         int64_t images_risky;
+        int64_t audit_every;
         bool allow_none;
         bool multiple_functions;
         char forbid[CONFIG_STRING_MAX];

@@ -97,13 +97,14 @@ static int print(const struct bench_result *result, const struct run_config *con
     double memory_mb = result->images_mb + result->daemon_mb;
     CLEANUP(json_decrefp)
     json_t *object = json_pack(
-        "{s:s,s:s,s:i,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:I,s:I,s:I,s:{s:f,s:f,s:f}}",
+        "{s:s,s:s,s:i,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:f,s:f,s:I,s:I,s:I,s:{s:f,s:f,s:f}}",
         "bench", "verifier", "engine", result->engine, "workers", result->workers, "requests",
         (json_int_t)result->requests, "programs", (json_int_t)result->programs, "skipped",
         (json_int_t)result->skipped, "images_per_check", (json_int_t)config->verifier.images,
         "start_s", result->start_s, "runs_per_s", result->runs_per_s, "code_runs_per_s",
         result->code_runs_per_s, "checks_per_s", result->checks_per_s, "run_latency",
-        latency(&result->run), "check_latency", latency(&result->check), "runs",
+        latency(&result->run), "check_latency", latency(&result->check), "image_cpu_us",
+        result->image_cpu_us, "daemon_cpu_us", result->daemon_cpu_us, "runs",
         (json_int_t)result->runs, "images", (json_int_t)result->images, "images_lost",
         (json_int_t)result->images_lost, "memory_mb", "total", memory_mb, "daemon",
         result->daemon_mb, "per_image",

@@ -246,6 +246,7 @@ static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdi
     struct suite *suite = context;
     (void)tag;
     suite->answered = true;
+    uv_stop(&suite->loop); // a verdict may come from a timer, before a long poll
     suite->outcome = (enum outcome)verdict->outcome;
     (void)snprintf(suite->detail, sizeof(suite->detail), "%s %s", verdict->exception,
                    verdict->detail);

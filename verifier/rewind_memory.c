@@ -1,0 +1,419 @@
+#include "verifier/rewind_memory.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE ((size_t)4096)
+
+enum {
+    RANGES_MAX = 2048, // of one scan; more are fetched by another
+    HOT_MAX = 512,     // ranges
+    LEARN_RUNS = 32,   // runs that count
+    HOT_RUNS = 7, // a page that so many of them wrote to is hot: copying costs a fifth of a fault
+    LEARN_EVERY = 4096, // runs, then it is learned anew
+};
+
+// What the kernel's headers say since 6.7; those of the build may be older.
+struct scan_range {
+    uint64_t start;
+    uint64_t end;
+    uint64_t categories;
+};
+struct scan {
+    uint64_t size;
+    uint64_t flags;
+    uint64_t start;
+    uint64_t end;
+    uint64_t walk_end;
+    uint64_t vec;
+    uint64_t vec_len;
+    uint64_t max_pages;
+    uint64_t category_inverted;
+    uint64_t category_mask;
+    uint64_t category_anyof_mask;
+    uint64_t return_mask;
+};
+#define SCAN_CALL              _IOWR('f', 16, struct scan)
+#define SCAN_PROTECT           1u         // write-protect what is found
+#define SCAN_TRACKED           1u         // category: the mapping is tracked
+#define SCAN_WRITTEN           2u         // category: written since it was protected
+#define FEATURE_WP_UNPOPULATED (1u << 13) // pages that do not exist yet count too
+#define FEATURE_WP_ASYNC       (1u << 15) // a write goes on; nobody is asked
+#define FEATURES               (FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
+
+struct hot_range {
+    size_t offset; // in the file
+    size_t size;
+    uint64_t address; // in the image
+};
+
+struct rewind_memory {
+    int file;
+    int tracker;
+    int pagemap;
+    uint8_t *live;     // [file_size] the image's pages
+    uint8_t *snapshot; // [file_size] empty where the image was empty
+    size_t file_size;
+    struct image_region regions[IMAGE_REGIONS_MAX];
+    size_t region_count;
+    uint64_t runs;
+    uint8_t *heat; // [file_size / PAGE] runs of the learning ones that wrote to the page
+    struct hot_range hot[HOT_MAX];
+    size_t hot_count;
+    struct scan_range ranges[RANGES_MAX];
+};
+
+// --- what is tracked ---
+
+static int track(struct rewind_memory *memory, uint64_t address, size_t size)
+{
+    struct uffdio_register range = {.range = {.start = address, .len = size},
+                                    .mode = UFFDIO_REGISTER_MODE_WP};
+    return ioctl(memory->tracker, UFFDIO_REGISTER, &range) < 0 ? -errno : 0;
+}
+
+static int untrack(struct rewind_memory *memory, uint64_t address, size_t size)
+{
+    struct uffdio_range range = {.start = address, .len = size};
+    return ioctl(memory->tracker, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
+}
+
+// What was written to since the last scan, from *start on, protected again. The number of ranges;
+// *start moves to where the next scan goes on.
+static int scan(struct rewind_memory *memory, uint64_t *start, uint64_t end)
+{
+    struct scan call = {.size = sizeof(call),
+                        .flags = SCAN_PROTECT,
+                        .start = *start,
+                        .end = end,
+                        .vec = (uintptr_t)memory->ranges,
+                        .vec_len = RANGES_MAX,
+                        .category_mask = SCAN_TRACKED | SCAN_WRITTEN,
+                        .return_mask = SCAN_WRITTEN};
+    int count = ioctl(memory->pagemap, SCAN_CALL, &call);
+    *start = call.walk_end;
+    return count < 0 ? -errno : count;
+}
+
+// --- hot pages ---
+
+static void note_heat(struct rewind_memory *memory, size_t offset, size_t size)
+{
+    for (size_t at = offset; at < offset + size; at += PAGE) {
+        memory->heat[at / PAGE]++;
+    }
+}
+
+// Tracks everything again, and counts from zero.
+static int begin_learning(struct rewind_memory *memory)
+{
+    memset(memory->heat, 0, memory->file_size / PAGE);
+    int code = 0;
+    for (size_t i = 0; i < memory->hot_count && code == 0; i++) {
+        const struct hot_range *hot = &memory->hot[i];
+        code = track(memory, hot->address, hot->size);
+    }
+    memory->hot_count = 0;
+    return code;
+}
+
+static int end_learning(struct rewind_memory *memory)
+{
+    int code = 0;
+    for (size_t i = 0; i < memory->region_count; i++) {
+        const struct image_region *region = &memory->regions[i];
+        for (size_t at = 0; region->tracked && code == 0 && at < region->size;) {
+            const uint8_t *heat = memory->heat + (region->offset + at) / PAGE;
+            size_t pages = 0;
+            while (at + pages * PAGE < region->size && heat[pages] >= HOT_RUNS) {
+                pages++;
+            }
+            if (pages > 0 && memory->hot_count < HOT_MAX) {
+                memory->hot[memory->hot_count++] =
+                    (struct hot_range){region->offset + at, pages * PAGE, region->start + at};
+                code = untrack(memory, region->start + at, pages * PAGE);
+            }
+            at += (pages + 1) * PAGE;
+        }
+    }
+    return code;
+}
+
+// --- bringing back ---
+
+static void copy_back(struct rewind_memory *memory, size_t offset, size_t size)
+{
+    memcpy(memory->live + offset, memory->snapshot + offset, size);
+}
+
+static int copy_written(struct rewind_memory *memory, bool learns)
+{
+    const struct image_region *region = memory->regions;
+    const struct image_region *last = region + memory->region_count - 1;
+    uint64_t end = last->start + last->size;
+    for (uint64_t start = region->start; start < end;) {
+        int count = scan(memory, &start, end);
+        if (count < 0) {
+            return count;
+        }
+        for (int i = 0; i < count; i++) {
+            const struct scan_range *range = &memory->ranges[i];
+            for (uint64_t at = range->start; at < range->end;) { // it may span regions
+                while (at >= region->start + region->size) {
+                    CHECK(region++ != last);
+                }
+                uint64_t region_end = region->start + region->size;
+                size_t size = (range->end < region_end ? range->end : region_end) - at;
+                size_t offset = at - region->start + region->offset;
+                copy_back(memory, offset, size);
+                if (learns) {
+                    note_heat(memory, offset, size);
+                }
+                at += size;
+            }
+        }
+    }
+    return 0;
+}
+
+static bool is_empty(const struct rewind_memory *memory, const struct image_region *region)
+{
+    off_t data = lseek(memory->file, (off_t)region->offset, SEEK_DATA);
+    return data < 0 || (uint64_t)data >= region->offset + region->size;
+}
+
+static int empty_room(struct rewind_memory *memory)
+{
+    for (size_t i = 0; i < memory->region_count; i++) {
+        const struct image_region *region = &memory->regions[i];
+        if (!region->tracked && !is_empty(memory, region) &&
+            fallocate(memory->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      (off_t)region->offset, (off_t)region->size) < 0) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+int rewind_memory_restore(struct rewind_memory *memory, struct error *err)
+{
+    uint64_t phase = memory->runs++ % LEARN_EVERY;
+    int code = phase == 0 ? begin_learning(memory) : 0;
+    code = code < 0 ? code : copy_written(memory, phase < LEARN_RUNS);
+    for (size_t i = 0; i < memory->hot_count; i++) {
+        copy_back(memory, memory->hot[i].offset, memory->hot[i].size);
+    }
+    code = code < 0 ? code : empty_room(memory);
+    code = code == 0 && phase == LEARN_RUNS ? end_learning(memory) : code;
+    return code < 0 ? error_set(err, -EIO, "its memory cannot be restored (errno %d)", -code) : 0;
+}
+
+bool rewind_memory_is_fresh(const struct rewind_memory *memory)
+{
+    for (size_t i = 0; i < memory->region_count; i++) {
+        const struct image_region *region = &memory->regions[i];
+        bool fresh = region->tracked ? memcmp(memory->live + region->offset,
+                                              memory->snapshot + region->offset, region->size) == 0
+                                     : is_empty(memory, region);
+        if (!fresh) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// --- opening ---
+
+static bool is_ours(const struct rewind_memory *memory, uint64_t start, uint64_t end)
+{
+    for (size_t i = 0; i < memory->region_count && start < end; i++) {
+        const struct image_region *region = &memory->regions[i];
+        if (start >= region->start && start < region->start + region->size) {
+            start = region->start + region->size; // regions stand in order of their addresses
+        }
+    }
+    return start >= end;
+}
+
+// Every writable mapping of the process must be a part of the regions and lie in the file.
+static int check_mappings(const struct rewind_memory *memory, pid_t pid, struct error *err)
+{
+    char path[64];
+    char line[512];
+    struct stat file;
+    (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+    FILE *maps = fopen(path, "re");
+    if (maps == NULL || fstat(memory->file, &file) < 0) {
+        return error_set(err, -EPERM, "%s cannot be read", path);
+    }
+    bool good = true;
+    while (good && fgets(line, sizeof(line), maps) != NULL) {
+        unsigned long start = 0;
+        unsigned long end = 0;
+        unsigned long inode = 0;
+        char mode[8] = "";
+        // NOLINTNEXTLINE(cert-err34-c): the kernel wrote these numbers
+        int fields = sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, mode, &inode);
+        good = fields == 4 &&
+               (mode[1] != 'w' || (inode == file.st_ino && is_ours(memory, start, end)));
+    }
+    (void)fclose(maps);
+    return good ? 0 : error_set(err, -EPERM, "it can write to memory that is not tracked");
+}
+
+// Regions come from the image while it is still trusted; this guards against mistakes.
+static bool take_regions(struct rewind_memory *memory, const struct image_region *regions,
+                         size_t count)
+{
+    uint64_t end = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct image_region *region = &regions[i];
+        bool good = region->size > 0 && region->size % PAGE == 0 && region->start % PAGE == 0 &&
+                    region->offset % PAGE == 0 && region->start >= end &&
+                    region->offset <= memory->file_size &&
+                    region->size <= memory->file_size - region->offset;
+        if (!good) {
+            return false;
+        }
+        end = region->start + region->size;
+        memory->regions[memory->region_count++] = *region;
+    }
+    return count > 0;
+}
+
+static int map_memory(struct rewind_memory *memory)
+{
+    struct stat file;
+    if (fstat(memory->file, &file) < 0) {
+        return -errno;
+    }
+    memory->file_size = (size_t)file.st_size;
+    void *live = mmap(NULL, memory->file_size, PROT_READ | PROT_WRITE, MAP_SHARED, memory->file, 0);
+    void *snapshot = mmap(NULL, memory->file_size, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    memory->live = live == MAP_FAILED ? NULL : live;
+    memory->snapshot = snapshot == MAP_FAILED ? NULL : snapshot;
+    memory->heat = calloc(memory->file_size / PAGE, 1);
+    return memory->live == NULL || memory->snapshot == NULL || memory->heat == NULL ? -ENOMEM : 0;
+}
+
+// Copies what exists; the rest reads as zeros on both sides and takes no memory.
+static void take_snapshot(struct rewind_memory *memory, const struct image_region *region)
+{
+    off_t end = (off_t)(region->offset + region->size);
+    off_t at = lseek(memory->file, (off_t)region->offset, SEEK_DATA);
+    while (at >= 0 && at < end) {
+        off_t hole = lseek(memory->file, at, SEEK_HOLE);
+        hole = hole < 0 || hole > end ? end : hole;
+        memcpy(memory->snapshot + at, memory->live + at, (size_t)(hole - at));
+        at = lseek(memory->file, hole, SEEK_DATA);
+    }
+}
+
+static int start_tracking(struct rewind_memory *memory)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = FEATURES};
+    int code = ioctl(memory->tracker, UFFDIO_API, &api) < 0 ? -errno : 0;
+    for (size_t i = 0; i < memory->region_count && code == 0; i++) {
+        const struct image_region *region = &memory->regions[i];
+        if (region->tracked) {
+            take_snapshot(memory, region);
+            code = track(memory, region->start, region->size);
+        }
+    }
+    code = code < 0 ? code : empty_room(memory);
+    return code < 0 ? code : copy_written(memory, false); // protects; the copies change nothing
+}
+
+static int open_pagemap(pid_t pid)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)pid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    return file < 0 ? -errno : file;
+}
+
+CLEANUP_FUNCTION(struct rewind_memory, rewind_memory_close)
+
+int rewind_memory_open(struct rewind_memory **out, pid_t pid, int file, int tracker,
+                       const struct image_region *regions, size_t count, struct error *err)
+{
+    CLEANUP(rewind_memory_closep) struct rewind_memory *memory = calloc(1, sizeof(*memory));
+    if (memory == NULL) {
+        (void)close(tracker);
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    memory->file = file;
+    memory->tracker = tracker;
+    memory->pagemap = open_pagemap(pid);
+    int code = memory->pagemap < 0 ? memory->pagemap : map_memory(memory);
+    if (code < 0) {
+        return error_set(err, code, "its memory cannot be mapped (errno %d)", -code);
+    }
+    if (!take_regions(memory, regions, count)) {
+        return error_set(err, -EBADMSG, "it describes its memory wrongly");
+    }
+    code = check_mappings(memory, pid, err);
+    if (code < 0) {
+        return code;
+    }
+    code = start_tracking(memory);
+    if (code < 0) {
+        return error_set(err, code, "its memory cannot be tracked (errno %d)", -code);
+    }
+    *out = TAKE(memory);
+    return 0;
+}
+
+void rewind_memory_close(struct rewind_memory *memory)
+{
+    if (memory == NULL) {
+        return;
+    }
+    if (memory->live != NULL) {
+        (void)munmap(memory->live, memory->file_size);
+    }
+    if (memory->snapshot != NULL) {
+        (void)munmap(memory->snapshot, memory->file_size);
+    }
+    if (memory->pagemap >= 0) {
+        (void)close(memory->pagemap);
+    }
+    (void)close(memory->tracker);
+    free(memory->heat);
+    free(memory);
+}
+
+int rewind_memory_probe(struct error *err)
+{
+    int tracker = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    if (tracker < 0) {
+        return error_set(err, -ENOTSUP, "userfaultfd is not permitted (errno %d)", errno);
+    }
+    struct uffdio_api api = {.api = UFFD_API, .features = FEATURES};
+    int code = ioctl(tracker, UFFDIO_API, &api) < 0 ? -errno : 0;
+    (void)close(tracker);
+    if (code < 0) {
+        return error_set(err, -ENOTSUP, "the kernel cannot track writes; Linux 6.7 or later does");
+    }
+    int pagemap = open_pagemap(getpid());
+    struct scan call = {.size = sizeof(call), .start = 0, .end = PAGE, .return_mask = SCAN_WRITTEN};
+    code = pagemap < 0 || ioctl(pagemap, SCAN_CALL, &call) < 0 ? -errno : 0;
+    if (pagemap >= 0) {
+        (void)close(pagemap);
+    }
+    return code < 0 ? error_set(err, -ENOTSUP, "PAGEMAP_SCAN is not there (errno %d)", -code) : 0;
+}

@@ -1,0 +1,249 @@
+// Where an image's memory is. Before any program runs, all that programs can ever allocate is
+// reserved: one region for malloc, one for Python's small objects; afterwards the kernel gives
+// nothing. Under rewind every writable page moves into one file in memory, which the daemon maps as
+// well, so it restores a page by copying and empties a region by punching a hole.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "verifier/runtime.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define PAGE ((size_t)4096)
+
+enum {
+    ARENA_ALIGNMENT = 1 << 20,
+    STACK_BYTES = 8 << 20,
+    STACK_TRACKED_BYTES = 256 << 10, // the rest is room to grow
+    LARGE_BYTES = 4 << 20,           // a larger region is tracked as far as it is in use,
+    SLACK_BYTES = 1 << 20,           // and this far beyond
+    MAPS_BYTES_MAX = 64 << 10,
+};
+
+static bool failed(const char *what)
+{
+    (void)fprintf(stderr, "image: %s: errno %d\n", what, errno);
+    return false;
+}
+
+// --- reserves ---
+
+static struct {
+    uint8_t *base;
+    size_t size;
+    size_t used;
+    void *free[1024];
+    size_t free_count;
+} arenas;
+
+static void *arena_alloc(void *context, size_t size)
+{
+    (void)context;
+    if (arenas.free_count > 0) {
+        return arenas.free[--arenas.free_count];
+    }
+    if (arenas.used + size > arenas.size) {
+        return NULL;
+    }
+    void *out = arenas.base + arenas.used;
+    arenas.used += size;
+    return out;
+}
+
+static void arena_free(void *context, void *arena, size_t size)
+{
+    (void)context;
+    (void)size;
+    if (arenas.free_count < sizeof(arenas.free) / sizeof(*arenas.free)) {
+        arenas.free[arenas.free_count++] = arena;
+    }
+}
+
+bool runtime_memory_reserve(uint32_t heap_mb, uint32_t arena_mb)
+{
+    size_t heap = (size_t)heap_mb << 20;
+    (void)mallopt(M_MMAP_MAX, 0);
+    (void)mallopt(M_TRIM_THRESHOLD, INT32_MAX);
+    (void)mallopt(M_ARENA_MAX, 1);
+    (void)mallopt(M_TOP_PAD, (int)heap);
+    void *first = malloc(1 << 16); // takes the whole reserve from the kernel, untouched
+    free(first);
+    arenas.size = (size_t)arena_mb << 20;
+    uint8_t *base = mmap(NULL, arenas.size + ARENA_ALIGNMENT, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (first == NULL || base == MAP_FAILED) {
+        return failed("cannot reserve memory");
+    }
+    uintptr_t mask = ARENA_ALIGNMENT - 1;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): rounding an address up
+    arenas.base = (uint8_t *)(((uintptr_t)base + mask) & ~mask);
+    (void)madvise(base, arenas.size + ARENA_ALIGNMENT, MADV_NOHUGEPAGE);
+    PyObjectArenaAllocator allocator = {NULL, arena_alloc, arena_free};
+    PyObject_SetArenaAllocator(&allocator);
+    return true;
+}
+
+// --- the stack ---
+
+bool runtime_memory_enter(int memory, void (*go_on)(void))
+{
+    // The page below stays unmapped for good: an overflow faults.
+    uint8_t *base = mmap(NULL, STACK_BYTES + PAGE, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED || mmap(base + PAGE, STACK_BYTES, PROT_READ | PROT_WRITE,
+                                   MAP_SHARED | MAP_FIXED, memory, 0) == MAP_FAILED) {
+        return failed("map a stack");
+    }
+    static ucontext_t here;
+    static ucontext_t there;
+    if (getcontext(&there) < 0) {
+        return failed("getcontext");
+    }
+    there.uc_stack.ss_sp = base + PAGE;
+    there.uc_stack.ss_size = STACK_BYTES;
+    makecontext(&there, go_on, 0);
+    (void)swapcontext(&here, &there);
+    return failed("change the stack");
+}
+
+// --- moving in ---
+
+struct mapping {
+    uintptr_t start;
+    uintptr_t end;
+    bool shared;
+    bool stack;
+    bool anonymous;
+};
+
+// The next writable mapping of a text in the form of /proc/self/maps, or false at its end.
+static bool next_writable(const char **at, struct mapping *out)
+{
+    while (**at != '\0') {
+        unsigned long start = 0;
+        unsigned long end = 0;
+        unsigned long inode = 0;
+        char mode[8];
+        char name[16] = "";
+        // NOLINTNEXTLINE(cert-err34-c): the kernel wrote these numbers
+        int fields =
+            sscanf(*at, "%lx-%lx %7s %*s %*s %lu%*[ ]%15[^\n]", &start, &end, mode, &inode, name);
+        *at += strcspn(*at, "\n");
+        *at += **at == '\n';
+        if (fields >= 4 && mode[1] == 'w') {
+            *out = (struct mapping){.start = start,
+                                    .end = end,
+                                    .shared = mode[3] == 's',
+                                    .stack = strcmp(name, "[stack]") == 0,
+                                    .anonymous = inode == 0};
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool read_maps(char *out, size_t size)
+{
+    int file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    size_t used = 0;
+    for (ssize_t done = 1; file >= 0 && done > 0 && used + 1 < size; used += (size_t)done) {
+        done = read(file, out + used, size - 1 - used);
+        done = done < 0 ? 0 : done;
+    }
+    out[used] = '\0';
+    (void)close(file);
+    return (used > 0 && used + 1 < size) || failed("read my memory map");
+}
+
+static bool is_in_use(int pagemap, uintptr_t address)
+{
+    uint64_t entry = 0;
+    (void)pread(pagemap, &entry, sizeof(entry), (off_t)(address / PAGE * sizeof(entry)));
+    return entry >> 62 != 0; // present or swapped out
+}
+
+// What of a mapping is tracked: all of it, or of a large one as far as it is in use and some more.
+static size_t tracked_size(const struct mapping *map, int pagemap)
+{
+    size_t size = map->end - map->start;
+    if (size <= LARGE_BYTES) {
+        return size;
+    }
+    uintptr_t used = map->start;
+    for (uintptr_t page = map->start; page < map->end; page += PAGE) {
+        used = is_in_use(pagemap, page) ? page + PAGE : used;
+    }
+    size_t tracked = used - map->start + SLACK_BYTES;
+    return tracked < size ? tracked : size;
+}
+
+// Replaces one mapping by the same bytes in the file. Between the copy and the change nothing may
+// be written to it: this function keeps its state on the stack, which is there already.
+static bool move(const struct mapping *map, int memory, int pagemap, off_t offset)
+{
+    size_t size = map->end - map->start;
+    uint8_t *there = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, offset);
+    if (there == MAP_FAILED) {
+        return failed("map the shared memory");
+    }
+    for (size_t at = 0; at < size; at += PAGE) {
+        if (!map->anonymous || is_in_use(pagemap, map->start + at)) {
+            // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of /proc/self/maps
+            memcpy(there + at, (const void *)(map->start + at), PAGE);
+        }
+    }
+    // NOLINTNEXTLINE(performance-no-int-to-ptr)
+    void *moved = mmap((void *)map->start, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                       memory, offset);
+    (void)munmap(there, size);
+    return moved != MAP_FAILED || failed("move to the shared memory");
+}
+
+static void add(struct image_region *out, size_t *count, uintptr_t start, size_t size,
+                uint64_t offset, bool tracked)
+{
+    if (size > 0) {
+        out[(*count)++] = (struct image_region){start, size, offset, tracked};
+    }
+}
+
+bool runtime_memory_adopt(int memory, struct image_region *out, size_t *count)
+{
+    char maps[MAPS_BYTES_MAX];
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    uint64_t offset = STACK_BYTES;
+    if (pagemap < 0 || !read_maps(maps, sizeof(maps))) {
+        return failed("read my page map");
+    }
+    *count = 0;
+    struct mapping map;
+    bool good = true;
+    for (const char *at = maps; good && next_writable(&at, &map);) {
+        size_t size = map.end - map.start;
+        if (*count + 2 > IMAGE_REGIONS_MAX) {
+            good = failed("too many regions of memory");
+        } else if (map.stack) { // the one of before runtime_memory_enter
+            // NOLINTNEXTLINE(performance-no-int-to-ptr)
+            good = mprotect((void *)map.start, size, PROT_READ) == 0 || failed("close the stack");
+        } else if (map.shared) {
+            size_t room = size - STACK_TRACKED_BYTES;
+            add(out, count, map.start, room, 0, false);
+            add(out, count, map.start + room, STACK_TRACKED_BYTES, room, true);
+        } else {
+            size_t tracked = tracked_size(&map, pagemap);
+            good = move(&map, memory, pagemap, (off_t)offset);
+            add(out, count, map.start, tracked, offset, true);
+            add(out, count, map.start + tracked, size - tracked, offset + tracked, false);
+            offset += size;
+        }
+    }
+    (void)close(pagemap);
+    return good;
+}
