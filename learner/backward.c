@@ -143,9 +143,9 @@ static void tile_backward(const struct head_pass *pass, int64_t t, int64_t rows,
             int64_t seen = t + r + 1 - key_row;
             valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
         }
-        const struct operand keys_t = {.data = pass->blocks[b], .row_stride = ATTENTION_BLOCK};
-        const struct operand values_t = {.data = pass->b->values_t + b * ATTENTION_BLOCK * D,
-                                         .row_stride = ATTENTION_BLOCK};
+        const struct operand keys_t = operand_row_major(pass->blocks[b], ATTENTION_BLOCK);
+        const struct operand values_t =
+            operand_row_major(pass->b->values_t + b * ATTENTION_BLOCK * D, ATTENTION_BLOCK);
         k->product(p, ATTENTION_BLOCK, q, D, 1, keys_t, rows, ATTENTION_BLOCK, D, false);
         k->product(ds, ATTENTION_BLOCK, dout, HD, 1, values_t, rows, ATTENTION_BLOCK, D, false);
         k->softmax_backward(p, ds, lse, pass->b->delta + t, valid, rows);

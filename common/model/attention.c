@@ -25,7 +25,7 @@ static void attend_block(const struct attend *a, const float *q, int64_t b, floa
         valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
     }
     const float *keys = a->blocks[b];
-    const struct operand k = {.data = keys, .row_stride = ATTENTION_BLOCK};
+    const struct operand k = operand_row_major(keys, ATTENTION_BLOCK);
     const struct operand v = operand_row_major(keys + ATTENTION_BLOCK * a->D, a->D);
     a->kernels->product(score, ATTENTION_BLOCK, q, a->D, 1, k, a->rows, ATTENTION_BLOCK, a->D,
                         false);

@@ -39,11 +39,12 @@ const struct kernels *kernels_best(void)
 void pack_transposed(float *packed, const float *W, int64_t N, int64_t K)
 {
     for (int64_t n0 = 0; n0 < N; n0 += PANEL) {
+        const int64_t width = N - n0 < PANEL ? N - n0 : PANEL;
         float *panel = packed + n0 * K;
-        for (int64_t j = 0; j < PANEL; j++) {
-            const float *row = W + (n0 + j) * K;
-            for (int64_t k = 0; k < K; k++) {
-                panel[k * PANEL + j] = n0 + j < N ? row[k] : 0.0f;
+        const float *rows = W + n0 * K;
+        for (int64_t k = 0; k < K; k++, panel += PANEL) {
+            for (int64_t j = 0; j < PANEL; j++) {
+                panel[j] = j < width ? rows[j * K + k] : 0.0f;
             }
         }
     }

@@ -25,8 +25,11 @@ struct tile {
     int64_t ldc;
     const float *a;
     int64_t a_row, a_col;
-    const float *b;
+    bool a_packed;            // tile after tile, in each k after k; a_row is 1
+    const float *b, *b_right; // two panels side by side
     int64_t b_row;
+    const float *ahead; // fetched meanwhile, ahead_step floats at each k
+    int64_t ahead_step;
     int64_t K;
     bool accumulate;
 };
@@ -42,6 +45,7 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
         const float *c = t->c + r * t->ldc;
+        __builtin_prefetch(c + rows * t->ldc, 1); // the next tile's
         acc[r][0] = t->accumulate ? v_load_n(c, left) : v_set(0.0f);
         if (vecs == 2) {
             acc[r][1] = t->accumulate ? v_load_n(c + VEC, right) : v_set(0.0f);
@@ -49,9 +53,13 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
     }
     const float *a = t->a;
     const float *b = t->b;
+    const float *b_right = t->b_right;
+    const float *ahead = t->ahead;
     for (int64_t k = 0; k < t->K; k++) {
         v16 b0 = full ? v_load(b) : v_load_n(b, left);
-        v16 b1 = vecs == 1 ? b0 : full ? v_load(b + VEC) : v_load_n(b + VEC, right);
+        v16 b1 = vecs == 1 ? b0 : full ? v_load(b_right) : v_load_n(b_right, right);
+        __builtin_prefetch(ahead);
+        ahead += t->ahead_step;
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             v16 x = v_set(a[r * t->a_row]);
@@ -62,6 +70,7 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
         }
         a += t->a_col;
         b += t->b_row;
+        b_right += t->b_row;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
@@ -81,8 +90,8 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
             tile_run(t, rows, vecs, false, width);                                                 \
         }                                                                                          \
         break
-#define WIDE_CASE(rows) TILE_CASE(rows, rows, 2, PANEL)
-#define HALF_CASE(rows) TILE_CASE(-(rows), rows, 1, VEC)
+#define WIDE_CASE(rows) TILE_CASE(rows, rows, 2, 2 * PANEL)
+#define HALF_CASE(rows) TILE_CASE(-(rows), rows, 1, PANEL)
 
 // tile_rows runs a tile of both halves of a panel (`wide`) or of one.
 static void tile_rows(const struct tile *t, int rows, int width, bool wide)
@@ -117,80 +126,102 @@ static void tile_rows(const struct tile *t, int rows, int width, bool wide)
     }
 }
 
-// columns_run sweeps the rows over `width` columns. Rows are dealt out evenly, so that no tile is
-// left with too few to keep the multiply-add units busy.
+// Rows are dealt out to tiles evenly, so that no tile is left with too few to keep the multiply-add
+// units busy.
+static int64_t tile_count(int64_t rows)
+{
+    return (rows + ROWS - 1) / ROWS;
+}
+
+static int64_t rows_of_tile(int64_t rows, int64_t tile)
+{
+    return (rows + tile) / tile_count(rows);
+}
+
+// columns_run sweeps the rows over `width` columns.
 static void columns_run(struct tile t, int64_t rows, int width, bool wide)
 {
-    const int64_t tiles = (rows + ROWS - 1) / ROWS;
-    for (int64_t i = 0; i < tiles; i++) {
-        const int64_t count = (rows + i) / tiles;
+    for (int64_t i = 0; i < tile_count(rows); i++) {
+        const int64_t count = rows_of_tile(rows, i);
+        t.a_col = t.a_packed ? count : t.a_col;
         tile_rows(&t, (int)count, width, wide);
         t.c += count * t.ldc;
-        t.a += count * t.a_row;
+        t.a += count * (t.a_packed ? t.K : t.a_row);
     }
 }
 
-static void panel_run(struct tile t, int64_t rows, int width)
+// panels_run computes two panels, or what exists of them.
+static void panels_run(struct tile t, int64_t rows, int width)
 {
     if (rows <= NARROW_ROWS || ROWS <= NARROW_ROWS) {
         columns_run(t, rows, width, true);
         return;
     }
-    columns_run(t, rows, width < VEC ? width : VEC, false);
-    if (width > VEC) {
-        t.c += VEC;
-        t.b += VEC;
-        columns_run(t, rows, width - VEC, false);
+    columns_run(t, rows, width < PANEL ? width : PANEL, false);
+    if (width > PANEL) {
+        t.c += PANEL;
+        t.b = t.b_right;
+        columns_run(t, rows, width - PANEL, false);
     }
 }
 
-enum { COPY_STRIDE = DEPTH + 16 }; // of a row of A's copy: no power of two
-
-// copy_a turns a block whose columns are contiguous into one whose rows are.
-static void copy_a(float *copy, const float *a, int64_t a_row, int64_t a_col, int64_t rows,
-                   int64_t depth)
+// copy_a packs a block whose columns are contiguous: tile after tile, in each k after k. A whole
+// vector is moved where the block has it; what it brings too much is written over.
+static void copy_a(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
 {
-    for (int64_t r0 = 0; r0 < rows; r0 += VEC) {
-        const int64_t r1 = rows - r0 < VEC ? rows : r0 + VEC;
-        for (int64_t k = 0; k < depth; k++) {
-            for (int64_t r = r0; r < r1; r++) {
-                copy[r * COPY_STRIDE + k] = a[r * a_row + k * a_col];
+    int64_t left = rows;
+    for (int64_t i = 0; i < tile_count(rows); i++) {
+        const int64_t count = rows_of_tile(rows, i);
+        for (int64_t k = 0; k < depth; k++, copy += count) {
+            if (left >= VEC) {
+                v_store(copy, v_load(a + k * a_col));
+            } else {
+                for (int64_t r = 0; r < count; r++) {
+                    copy[r] = a[k * a_col + r];
+                }
             }
         }
+        a += count;
+        left -= count;
     }
 }
 
+// copy_b packs a piece of a panel.
 static void copy_b(float *copy, const float *b, int64_t b_row, int64_t depth, int width)
 {
     for (int64_t k = 0; k < depth; k++) {
-        v_store(copy + k * PANEL, v_load_n(b + k * b_row, width < VEC ? width : VEC));
-        v_store(copy + k * PANEL + VEC,
-                width > VEC ? v_load_n(b + k * b_row + VEC, width - VEC) : v_set(0.0f));
+        __builtin_prefetch(b + k * b_row + 2 * PANEL);
+        v_store(copy + k * PANEL, v_load_n(b + k * b_row, width));
     }
 }
 
-// block_run computes a block of rows in one pass of K, whose first row of B is `b`.
+// block_run computes a block of rows in one pass of K; `b` begins at the pass's first row.
 static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
 {
-    float a_copy[ROW_BLOCK * COPY_STRIDE], b_copy[DEPTH * PANEL];
-    if (t.a_col != 1 && N > PANEL) {
-        copy_a(a_copy, t.a, t.a_row, t.a_col, rows, t.K);
+    float a_copy[ROW_BLOCK * DEPTH], b_copy[2][DEPTH * PANEL];
+    t.a_packed = t.a_row == 1 && t.a_col != 1 && N > 2 * PANEL;
+    if (t.a_packed) {
+        copy_a(a_copy, t.a, t.a_col, rows, t.K);
         t.a = a_copy;
-        t.a_row = COPY_STRIDE;
-        t.a_col = 1;
     }
     const bool copied = b.row_stride != PANEL && rows >= COPY_ROWS;
     float *c = t.c;
     t.b_row = copied ? PANEL : b.row_stride;
-    for (int64_t n = 0; n < N; n += PANEL) {
+    t.ahead_step = (2 * PANEL * ROWS + rows - 1) / rows;
+    for (int64_t n = 0; n < N; n += 2 * PANEL) {
         const float *panel = b.data + n / PANEL * b.panel_stride;
-        const int width = N - n < PANEL ? (int)(N - n) : PANEL;
+        const int width = N - n < 2 * PANEL ? (int)(N - n) : 2 * PANEL;
+        t.b = panel;
+        t.b_right = panel + b.panel_stride;
+        t.ahead = copied ? t.a : panel + 2 * b.panel_stride;
         if (copied) {
-            copy_b(b_copy, panel, b.row_stride, t.K, width);
+            copy_b(b_copy[0], t.b, b.row_stride, t.K, width < PANEL ? width : PANEL);
+            copy_b(b_copy[1], t.b_right, b.row_stride, t.K, width > PANEL ? width - PANEL : 0);
+            t.b = b_copy[0];
+            t.b_right = b_copy[1];
         }
-        t.b = copied ? b_copy : panel;
         t.c = c + n;
-        panel_run(t, rows, width);
+        panels_run(t, rows, width);
     }
 }
 

@@ -12,13 +12,13 @@
 #include <stdint.h>
 
 enum {
-    PANEL = 32,           // columns of a packed panel
+    PANEL = 16,           // columns of a packed panel
     ATTENTION_BLOCK = 32, // keys of one block; a KV page holds one block a layer and head
 };
 
-// struct operand is the right side B [K, N] of a product: panel p (columns 32p ..) starts at data +
-// p*panel_stride and row k of it lies k*row_stride further. A plain row-major B has panel_stride 32
-// and row_stride N; a packed one K*32 and 32.
+// struct operand is the right side B [K, N] of a product: panel p (columns 16p ..) starts at data +
+// p*panel_stride and row k of it lies k*row_stride further. A plain row-major B has panel_stride 16
+// and row_stride N; a packed one K*16 and 16.
 struct operand {
     const float *data;
     int64_t panel_stride;
@@ -125,7 +125,7 @@ static inline struct operand operand_row_major(const float *data, int64_t N)
     return (struct operand){.data = data, .panel_stride = PANEL, .row_stride = N};
 }
 
-// A packed operand of B = Wᵀ, W [N, K] row-major: panels [K][32], columns beyond N zero.
+// A packed operand of B = Wᵀ, W [N, K] row-major: panels [K][16], columns beyond N zero.
 // packed_count is its length in floats.
 static inline int64_t packed_count(int64_t N, int64_t K)
 {
