@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/model/attention.h"
+#include "common/tensor/memory.h"
 
 #include <errno.h>
 #include <math.h>
@@ -55,7 +56,7 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
         floats += (sizes[i] + 15) / 16 * 16;
     }
     b->rows_max = rows_max;
-    b->memory = aligned_alloc(64, (size_t)floats * sizeof(float));
+    b->memory = floats_alloc((size_t)floats);
     if (b->memory == NULL) {
         return error_set(err, -ENOMEM, "backward: no memory for %lld rows", (long long)rows_max);
     }
@@ -71,7 +72,7 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
 void backward_destroy(struct backward *backward)
 {
     if (backward != NULL) {
-        free(backward->memory);
+        floats_free(backward->memory);
         free(backward);
     }
 }

@@ -9,6 +9,7 @@
 #include "common/base/cleanup.h"
 #include "common/base/parallel.h"
 #include "common/model/forward.h"
+#include "common/tensor/memory.h"
 #include "learner/backward.h"
 #include "learner/collective.h"
 #include "learner/loss.h"
@@ -116,11 +117,7 @@ static void *array_alloc(const struct trainer *trainer, size_t size)
     if (trainer->collective != NULL) {
         return trainer->collective->ops->alloc(trainer->collective, size);
     }
-    void *data = aligned_alloc(64, size);
-    if (data != NULL) {
-        memset(data, 0, size);
-    }
-    return data;
+    return floats_alloc(size / sizeof(float));
 }
 
 static void array_free(const struct trainer *trainer, void *data, size_t size)
@@ -128,7 +125,7 @@ static void array_free(const struct trainer *trainer, void *data, size_t size)
     if (trainer->collective != NULL) {
         trainer->collective->ops->release(trainer->collective, data, (size + 63) & ~(size_t)63);
     } else {
-        free(data);
+        floats_free(data);
     }
 }
 

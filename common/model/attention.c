@@ -27,8 +27,16 @@ static void attend_block(const struct attend *a, const float *q, int64_t b, floa
     const float *keys = a->blocks[b];
     const struct operand k = operand_row_major(keys, ATTENTION_BLOCK);
     const struct operand v = operand_row_major(keys + ATTENTION_BLOCK * a->D, a->D);
+    for (int64_t i = 0; i < ATTENTION_BLOCK * a->D; i += 16) {
+        __builtin_prefetch(keys + ATTENTION_BLOCK * a->D + i);
+    }
     a->kernels->product(score, ATTENTION_BLOCK, q, a->D, 1, k, a->rows, ATTENTION_BLOCK, a->D,
                         false);
+    const int64_t last = a->position + (a->rows - 1) * a->position_step;
+    const float *next = b < last / ATTENTION_BLOCK ? a->blocks[b + 1] : keys;
+    for (int64_t i = 0; i < ATTENTION_BLOCK * a->D; i += 16) {
+        __builtin_prefetch(next + i);
+    }
     a->kernels->softmax_block(score, max, sum, a->out, a->out_stride, a->D, valid, a->rows);
     // The last row sees most; beyond it the probabilities are 0 and the values may not be written
     // yet.

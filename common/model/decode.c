@@ -6,6 +6,7 @@
 #include "common/base/cleanup.h"
 #include "common/model/attention.h"
 #include "common/model/block.h"
+#include "common/tensor/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -48,7 +49,7 @@ int kv_memory_create(struct kv_memory **out, const struct model *model, int32_t 
     CLEANUP(kv_memory_destroyp) struct kv_memory *memory = calloc(1, sizeof(*memory));
     size_t page = kv_page_bytes(&model->shape, model->compute);
     if (memory != NULL) { // zeroed: what no token has written yet must be finite
-        memory->pages = calloc((size_t)page_count, page);
+        memory->pages = floats_alloc((size_t)page_count * (page / sizeof(float)));
     }
     if (memory == NULL || memory->pages == NULL) {
         return error_set(err, -ENOMEM, "no memory for %d KV pages of %zu bytes", page_count, page);
@@ -62,7 +63,7 @@ int kv_memory_create(struct kv_memory **out, const struct model *model, int32_t 
 void kv_memory_destroy(struct kv_memory *memory)
 {
     if (memory != NULL) {
-        free(memory->pages);
+        floats_free(memory->pages);
         free(memory);
     }
 }
@@ -91,7 +92,7 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
     int64_t floats = rows * (block_state_floats(s) + s->C) + HEAD_ROWS * ((int64_t)s->C + s->V);
     decode->rows_max = rows_max;
     decode->blocks_max = ((int64_t)s->T + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    decode->memory = aligned_alloc(64, ((size_t)floats * sizeof(float) + 63) / 64 * 64);
+    decode->memory = floats_alloc((size_t)floats);
     decode->ids = malloc((size_t)rows * sizeof(*decode->ids));
     decode->position = malloc((size_t)rows * sizeof(*decode->position));
     decode->blocks = malloc((size_t)decode->blocks_max * sizeof(*decode->blocks));
@@ -109,7 +110,7 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
 void decode_destroy(struct decode *decode)
 {
     if (decode != NULL) {
-        free(decode->memory);
+        floats_free(decode->memory);
         free(decode->ids);
         free(decode->position);
         free(decode->blocks);

@@ -4,6 +4,7 @@
 #include "common/base/cleanup.h"
 #include "common/model/attention.h"
 #include "common/model/decode.h"
+#include "common/tensor/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -25,9 +26,9 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
     forward->rows_max = rows_max;
     int64_t floats = rows_max * (s->L * block_state_floats(s) + 2L * s->C + 2);
     int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
-    forward->memory = aligned_alloc(64, ((size_t)floats * sizeof(float) + 63) / 64 * 64);
+    forward->memory = floats_alloc((size_t)floats);
     forward->layers = calloc((size_t)s->L, sizeof(*forward->layers));
-    forward->blocks = calloc((size_t)(blocks * kv_block_floats(s->D)), sizeof(float));
+    forward->blocks = floats_alloc((size_t)(blocks * kv_block_floats(s->D)));
     forward->block_list = calloc((size_t)blocks, sizeof(*forward->block_list));
     if (forward->memory == NULL || forward->layers == NULL || forward->blocks == NULL ||
         forward->block_list == NULL) {
@@ -44,9 +45,9 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
 void forward_destroy(struct forward *forward)
 {
     if (forward != NULL) {
-        free(forward->memory);
+        floats_free(forward->memory);
         free(forward->layers);
-        free(forward->blocks);
+        floats_free(forward->blocks);
         free(forward->block_list);
         free(forward);
     }

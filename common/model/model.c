@@ -3,29 +3,16 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/model/safetensors.h"
+#include "common/tensor/memory.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-enum { HUGE_PAGE = 2 << 20 };
 
 // Bumped when a change of the arithmetic changes bits.
 static const char numerics_build[] = "kelvin1";
-
-static float *floats_alloc(size_t count)
-{
-    size_t size = (count * sizeof(float) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    float *data = aligned_alloc(HUGE_PAGE, size);
-    if (data != NULL) {
-        (void)madvise(data, size, MADV_HUGEPAGE);
-        memset(data, 0, size);
-    }
-    return data;
-}
 
 static int rope_fill(struct model *model, struct error *err)
 {
@@ -156,9 +143,9 @@ void model_destroy(struct model *model)
 {
     if (model != NULL) {
         params_finish(&model->params);
-        free(model->weights);
-        free(model->packed);
-        free(model->rope);
+        floats_free(model->weights);
+        floats_free(model->packed);
+        floats_free(model->rope);
         free(model->layers);
         free(model);
     }
@@ -200,7 +187,7 @@ int model_load(struct model **out, const char *dir, enum compute compute, struct
         return code;
     }
     CHECK(model != NULL);
-    CLEANUP(freep) float *weights = floats_alloc(model->params.elements);
+    CLEANUP(floats_freep) float *weights = floats_alloc(model->params.elements);
     if (weights == NULL) {
         return error_set(err, -ENOMEM, "%s: no memory for its weights", dir);
     }
