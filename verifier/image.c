@@ -5,6 +5,7 @@
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/metrics.h"
+#include "common/text/utf8.h"
 #include "verifier/image_state.h"
 #include "verifier/rewind.h"
 
@@ -63,13 +64,43 @@ static bool take_run(const uint8_t **at, const uint8_t *end, const uint8_t **dat
     return true;
 }
 
-// A NUL-terminated copy that lives until the next run; foreign text is kept printable.
+// A NUL-terminated copy that lives until the next run.
 static const char *keep_text(struct bytes *store, const uint8_t *data, size_t size)
 {
     size_t at = store->size;
     bytes_append(store, data, size);
     bytes_append_u8(store, '\0');
     return store->failed ? "" : (const char *)store->data + at;
+}
+
+// A copy for a person: what is not printable, or cut in the middle of a character, becomes a mark.
+static const char *keep_words(struct bytes *store, const uint8_t *data, size_t size)
+{
+    size_t start = store->size;
+    for (size_t at = 0; at < size;) {
+        size_t valid = utf8_valid_prefix((const char *)data + at, size - at);
+        bytes_append(store, data + at, valid);
+        at += valid;
+        if (at < size) {
+            bytes_append_u8(store, '?');
+            at++;
+        }
+    }
+    bytes_append_u8(store, '\0');
+    if (store->failed) {
+        return "";
+    }
+    char *words = (char *)store->data + start;
+    for (size_t i = 0; i + 1 < store->size - start; i++) {
+        words[i] = (char)((unsigned char)words[i] < ' ' || words[i] == '\x7f' ? '?' : words[i]);
+    }
+    return words;
+}
+
+// Whether the bytes may travel as text.
+static bool is_text(const uint8_t *data, size_t size)
+{
+    return memchr(data, '\0', size) == NULL && utf8_valid_prefix((const char *)data, size) == size;
 }
 
 static bool read_program(struct image *image, struct image_result *result, struct bytes *store)
@@ -81,7 +112,7 @@ static bool read_program(struct image *image, struct image_result *result, struc
     const uint8_t *end = at + image->program_size;
     const uint8_t *text = NULL;
     size_t size = 0;
-    if (!take_run(&at, end, &text, &size)) {
+    if (!take_run(&at, end, &text, &size) || !is_text(text, size)) {
         return false;
     }
     result->has_program = true;
@@ -126,7 +157,8 @@ static bool read_result(struct image *image, struct image_result *result, struct
             return false;
         }
     }
-    if (at != end || !can_be_claimed(outcome) || size[3] > image->job.output_max) {
+    if (at != end || !can_be_claimed(outcome) || size[3] > image->job.output_max ||
+        !is_text(run[3], size[3])) {
         return false;
     }
     result->outcome = (enum outcome)outcome;
@@ -134,7 +166,7 @@ static bool read_result(struct image *image, struct image_result *result, struct
     if (strspn(result->exception, EXCEPTION_NAME_CHARACTERS) != strlen(result->exception)) {
         return false;
     }
-    result->detail = keep_text(store, run[1], size[1] < 256 ? size[1] : 256);
+    result->detail = keep_words(store, run[1], size[1] < 200 ? size[1] : 200);
     result->value = run[2];
     result->value_size = size[2];
     result->repr = keep_text(store, run[3], size[3]);

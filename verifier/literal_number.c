@@ -289,7 +289,7 @@ static int real_part(struct literal_cursor *cursor, const struct number *number,
         return 0;
     }
     double value = int_to_double(number);
-    *real = number->negative ? -value : value;
+    *real = number->negative && value != 0 ? -value : value; // an integer's zero has no sign
     return isinf(value) ? literal_fail(cursor, "integer beyond the range of a float") : 0;
 }
 
@@ -345,7 +345,8 @@ int literal_number(struct literal_cursor *cursor)
     }
     double real = 0;
     code = real_part(cursor, &first, &real);
-    put_complex(cursor->out, real, second.real);
+    // As Python adds: a zero loses its sign.
+    put_complex(cursor->out, second.negative ? real - 0.0 : real + 0.0, 0.0 + second.real);
     return code;
 }
 

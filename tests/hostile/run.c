@@ -11,6 +11,7 @@
 #include "common/base/cleanup.h"
 #include "common/base/json.h"
 #include "common/base/task.h"
+#include "common/wire/codec.h"
 #include "verifier/request_json.h"
 #include "verifier/service.h"
 
@@ -39,6 +40,7 @@ struct suite {
     uv_loop_t loop;
     struct run_config config;
     struct service service;
+    struct codec *codec;
     bool ready;
     struct error failure;
     int listener;
@@ -49,6 +51,7 @@ struct suite {
     bool answered;
     enum outcome outcome;
     json_t *outputs;
+    struct error unsendable; // why the verdict could not go to a learner
     char detail[512];
     int entries;
     int failures;
@@ -250,6 +253,14 @@ static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdi
     suite->outcome = (enum outcome)verdict->outcome;
     (void)snprintf(suite->detail, sizeof(suite->detail), "%s %s", verdict->exception,
                    verdict->detail);
+    static char sender[] = "suite";
+    Kelvin__Verdict copy = *verdict;
+    Kelvin__Envelope envelope = KELVIN__ENVELOPE__INIT;
+    struct zframe packed;
+    envelope.sender = sender;
+    envelope.body_case = KELVIN__ENVELOPE__BODY_VERDICT;
+    envelope.verdict = &copy;
+    (void)codec_encode(suite->codec, &packed, &envelope, &suite->unsendable);
     for (size_t i = 0; i < verdict->n_outputs; i++) {
         (void)json_array_append_new(suite->outputs, json_string(verdict->outputs[i]));
     }
@@ -260,6 +271,7 @@ static void ask(struct suite *suite, const json_t *entry)
     struct error err = {0};
     Kelvin__VerifyRequest request;
     suite->answered = false;
+    suite->unsendable.text[0] = '\0';
     (void)json_array_clear(suite->outputs);
     if (request_from_json(&request, entry, &err) < 0) {
         (void)fprintf(stderr, "a broken entry: %s\n", err.text);
@@ -352,6 +364,9 @@ static void play(struct suite *suite, json_t *entry)
         (void)snprintf(words, sizeof(words), "%s %.300s %s", outcome, outputs, suite->detail);
         complain(suite, entry, words);
     }
+    if (suite->unsendable.text[0] != '\0') {
+        complain(suite, entry, suite->unsendable.text);
+    }
     if (!canary_sings(suite)) {
         CLEANUP(freep) char *outputs = json_dumps(suite->outputs, JSON_COMPACT);
         (void)snprintf(words, sizeof(words), "the canary came out wrong: %s %.300s %s",
@@ -392,6 +407,7 @@ static bool open_suite(struct suite *suite, const char *backend)
     CHECK(uv_loop_init(&suite->loop) == 0);
     CHECK(run_config_read(&suite->config, NULL, pointers, 5, &suite->failure) == 0);
     suite->outputs = json_array();
+    CHECK(codec_create(&suite->codec, &suite->failure) == 0);
     if (service_open(&suite->service, &suite->loop, &suite->config, false, on_ready, suite,
                      &suite->failure) < 0) {
         return false;
@@ -432,6 +448,7 @@ int main(int argc, char **argv)
     (void)uv_run(&suite.loop, UV_RUN_DEFAULT);
     (void)uv_loop_close(&suite.loop);
     json_decref(suite.outputs);
+    codec_destroy(suite.codec);
     (void)close(suite.listener);
     leave_host();
     return !offered ? EXIT_NOT_OFFERED : suite.failures > 0;
