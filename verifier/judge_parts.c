@@ -83,11 +83,12 @@ static int copy_request(struct judge_parts *out, const Kelvin__VerifyRequest *re
                : copy_list(&out->outputs, &out->output_count, request->outputs, request->n_outputs);
 }
 
-static int check_bounds(const struct judge_parts *parts, struct error *err)
+static int check_bounds(struct judge_parts *parts, struct error *err)
 {
     bool trusted = parts->check == CHECK_RUN;
     size_t program_max = trusted ? RUN_OUTPUT_BYTES_MAX : PROGRAM_BYTES_MAX;
     if (strlen(parts->program) > program_max) {
+        parts->program[0] = '\0'; // a verdict that repeated it could not be sent
         return error_set(err, -EBADMSG, "the program is longer than %zu bytes", program_max);
     }
     if (strlen(parts->answer) > INPUT_BYTES_MAX) {
