@@ -70,6 +70,9 @@ enum {
     CONFIG_BYTES_MAX = 1 << 20,
     JSON_BYTES_MAX = 64 << 20, // tokenizer.json of a large vocabulary is 11 MB
     JSON_DEPTH_MAX = 64,
+    POSITIONS_MAX = 1 << 22, // of a model; the longest context in use is 1,048,576
+    GGUF_KEYS_MAX = 1 << 16,
+    GGUF_TENSORS_MAX = 1 << 16,
 };
 
 _Static_assert(HEARTBEAT_LOST_MS >= 3 * HEARTBEAT_MS, "two heartbeats may be lost");

@@ -202,24 +202,6 @@ static int find(struct stored *t, const struct shards *shards, const char *name,
     return 0;
 }
 
-static float half_to_float(uint16_t bits)
-{
-    uint32_t sign = (uint32_t)(bits & 0x8000u) << 16;
-    uint32_t exponent = bits >> 10 & 31;
-    uint32_t mantissa = bits & 0x3FFu;
-    union {
-        uint32_t u;
-        float f;
-    } word;
-    if (exponent == 0) {
-        word.f = (float)mantissa * 0x1.0p-24f;
-        word.u |= sign;
-    } else {
-        word.u = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
-    }
-    return word.f;
-}
-
 static float element(const struct stored *t, int64_t i)
 {
     uint16_t half = 0;

@@ -11,6 +11,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+// What a family is: its names, and the flags that its models share.
+static const struct {
+    const char *name;  // "model_type" of config.json, and "general.architecture" of GGUF
+    const char *class; // of transformers
+    struct shape shape;
+} families[] = {
+    [FAMILY_QWEN2] = {"qwen2", "Qwen2ForCausalLM", {.gated = true, .qkv_bias = true}},
+    [FAMILY_QWEN3] = {"qwen3", "Qwen3ForCausalLM", {.gated = true, .qk_norm = true}},
+    [FAMILY_LLAMA] = {"llama", "LlamaForCausalLM", {.gated = true}},
+    [FAMILY_GPT2] = {"gpt2",
+                     "GPT2LMHeadModel",
+                     {.layer_norm = true,
+                      .qkv_bias = true,
+                      .out_bias = true,
+                      .positions = true,
+                      .transposed = true,
+                      .tied = true}},
+};
+
 // struct reader reads one config.json; the first failure stays in `code`.
 struct reader {
     const json_t *root;
@@ -124,8 +143,8 @@ static void read_rope(struct reader *reader, struct shape *shape)
         shape->rope_scaling = ROPE_LLAMA3;
         shape->rope_low_freq = read_real(reader, scaling, "low_freq_factor", 0.0, 0);
         shape->rope_high_freq = read_real(reader, scaling, "high_freq_factor", 0.0, 0);
-        shape->rope_original_T =
-            (int32_t)read_real(reader, scaling, "original_max_position_embeddings", 1.0, 0);
+        shape->rope_original_T = (int32_t)fmin(
+            read_real(reader, scaling, "original_max_position_embeddings", 1.0, 0), POSITIONS_MAX);
         if (!(shape->rope_high_freq > shape->rope_low_freq)) {
             (void)fail(reader, "\"high_freq_factor\" must be above \"low_freq_factor\"");
         }
@@ -143,9 +162,8 @@ static void read_llama_like(struct reader *reader, struct shape *shape)
     shape->KV = read_int(reader, "num_key_value_heads", 1, 1024, shape->H);
     shape->D = read_int(reader, "head_dim", 2, 1024, shape->C / (shape->H > 0 ? shape->H : 1));
     shape->F = read_int(reader, "intermediate_size", 16, 1 << 20, 0);
-    shape->T = read_int(reader, "max_position_embeddings", 16, 1 << 24, 0);
+    shape->T = read_int(reader, "max_position_embeddings", 16, POSITIONS_MAX, 0);
     shape->norm_eps = (float)read_real(reader, reader->root, "rms_norm_eps", 0.0, 1e-6);
-    shape->gated = true;
     want_string(reader, "hidden_act", "silu");
     if (read_bool(reader, "use_sliding_window", false)) {
         (void)fail(reader, "\"use_sliding_window\" is true; Kelvin runs full attention only");
@@ -165,13 +183,8 @@ static void read_gpt2(struct reader *reader, struct shape *shape)
     shape->KV = shape->H;
     shape->D = shape->C / (shape->H > 0 ? shape->H : 1);
     shape->F = read_int(reader, "n_inner", 16, 1 << 20, 4LL * shape->C);
-    shape->T = read_int(reader, "n_positions", 16, 1 << 24, 0);
+    shape->T = read_int(reader, "n_positions", 16, POSITIONS_MAX, 0);
     shape->norm_eps = (float)read_real(reader, reader->root, "layer_norm_epsilon", 0.0, 1e-5);
-    shape->layer_norm = true;
-    shape->qkv_bias = true;
-    shape->out_bias = true;
-    shape->positions = true;
-    shape->transposed = true;
     want_string(reader, "activation_function", "gelu_new");
     if (read_bool(reader, "scale_attn_by_inverse_layer_idx", false) ||
         !read_bool(reader, "scale_attn_weights", true)) {
@@ -179,45 +192,55 @@ static void read_gpt2(struct reader *reader, struct shape *shape)
     }
 }
 
-static void check_widths(struct reader *reader, const struct shape *shape)
+int shape_check(const struct shape *shape, const char *what, struct error *err)
 {
-    CHECK(shape->KV > 0);
+    CHECK(shape->H > 0 && shape->KV > 0);
     if (shape->H % shape->KV != 0) {
-        (void)fail(reader, "%d query heads are no multiple of %d key heads", shape->H, shape->KV);
+        return error_set(err, -EINVAL, "%s: %d query heads are no multiple of %d key heads", what,
+                         shape->H, shape->KV);
     }
     if (shape->D % 2 != 0 || (shape->family == FAMILY_GPT2 && shape->D * shape->H != shape->C)) {
-        (void)fail(reader, "%d heads do not divide a width of %d", shape->H, shape->C);
+        return error_set(err, -EINVAL, "%s: %d heads do not divide a width of %d", what, shape->H,
+                         shape->C);
     }
     if (shape->C % 16 != 0 || shape->F % 16 != 0 || shape->KV * shape->D % 16 != 0) {
-        (void)fail(reader, "widths must be multiples of 16");
+        return error_set(err, -EINVAL, "%s: widths must be multiples of 16", what);
     }
     double elements = (double)shape->V * shape->C * (shape->tied ? 1 : 2) +
                       (double)shape->L * shape->C *
                           ((2.0 * shape->H + 2.0 * shape->KV) * shape->D + 3.0 * shape->F);
     if (elements > 64e9) {
-        (void)fail(reader, "%.0f billion parameters are more than Kelvin addresses",
-                   elements / 1e9);
+        return error_set(err, -EINVAL, "%s: %.0f billion parameters are more than Kelvin addresses",
+                         what, elements / 1e9);
     }
+    return 0;
 }
 
-static void read_family(struct reader *reader, struct shape *shape)
+bool shape_of_family(struct shape *shape, const char *name, size_t size)
 {
-    static const struct {
-        const char *name;
-        enum family family;
-    } families[] = {{"qwen2", FAMILY_QWEN2},
-                    {"qwen3", FAMILY_QWEN3},
-                    {"llama", FAMILY_LLAMA},
-                    {"gpt2", FAMILY_GPT2}};
-    const char *type = json_string_value(member(reader->root, "model_type"));
-    for (size_t i = 0; type != NULL && i < sizeof(families) / sizeof(*families); i++) {
-        if (strcmp(type, families[i].name) == 0) {
-            shape->family = families[i].family;
-            return;
+    for (size_t i = 0; i < sizeof(families) / sizeof(*families); i++) {
+        if (strlen(families[i].name) == size && memcmp(families[i].name, name, size) == 0) {
+            *shape = families[i].shape;
+            shape->family = (enum family)i;
+            shape->bos_token = -1;
+            shape->eos_token = -1;
+            return true;
         }
     }
-    (void)fail(reader, "\"model_type\" is \"%.40s\"; Kelvin runs qwen2, qwen3, llama, gpt2",
-               type != NULL ? type : "missing");
+    return false;
+}
+
+static void read_shape(struct reader *reader, struct shape *shape)
+{
+    shape->V = read_int(reader, "vocab_size", 2, 1 << 24, 0);
+    shape->tied = read_bool(reader, "tie_word_embeddings", shape->tied);
+    shape->bos_token = read_token(reader, "bos_token_id");
+    shape->eos_token = read_token(reader, "eos_token_id");
+    if (shape->family == FAMILY_GPT2) {
+        read_gpt2(reader, shape);
+    } else {
+        read_llama_like(reader, shape);
+    }
 }
 
 int shape_read(struct shape *shape, const char *dir, struct error *err)
@@ -233,28 +256,23 @@ int shape_read(struct shape *shape, const char *dir, struct error *err)
         return code;
     }
     struct reader reader = {.root = root, .path = path, .err = err};
-    struct shape read = {.bos_token = read_token(&reader, "bos_token_id"),
-                         .eos_token = read_token(&reader, "eos_token_id")};
+    const json_t *type = member(root, "model_type");
+    struct shape read = {0};
     if (!json_is_object(root)) {
         (void)fail(&reader, "not a JSON object");
-    }
-    read_family(&reader, &read);
-    read.V = read_int(&reader, "vocab_size", 2, 1 << 24, 0);
-    if (reader.code == 0 && read.family == FAMILY_GPT2) {
-        read_gpt2(&reader, &read);
-    } else if (reader.code == 0) {
-        read.qkv_bias = read.family == FAMILY_QWEN2;
-        read.qk_norm = read.family == FAMILY_QWEN3;
-        read_llama_like(&reader, &read);
-    }
-    read.tied = read_bool(&reader, "tie_word_embeddings", read.family == FAMILY_GPT2);
-    if (reader.code == 0) {
-        check_widths(&reader, &read);
+    } else if (!json_is_string(type) ||
+               !shape_of_family(&read, json_string_value(type), json_string_length(type))) {
+        (void)fail(&reader, "\"model_type\" is \"%.40s\"; Kelvin runs qwen2, qwen3, llama, gpt2",
+                   json_is_string(type) ? json_string_value(type) : "missing");
     }
     if (reader.code == 0) {
+        read_shape(&reader, &read);
+    }
+    code = reader.code < 0 ? reader.code : shape_check(&read, path, err);
+    if (code == 0) {
         *shape = read;
     }
-    return reader.code;
+    return code;
 }
 
 static void set_token(json_t *root, const char *key, int32_t token)
@@ -276,18 +294,27 @@ static json_t *rope_json(const struct shape *shape)
                      shape->rope_original_T);
 }
 
+// The shortest decimal that is this float: 1e-06, not 9.99999997475242708e-07.
+static json_t *short_real(float value)
+{
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        (void)snprintf(text, sizeof(text), "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value) {
+            break;
+        }
+    }
+    return json_real(strtod(text, NULL));
+}
+
 static json_t *llama_like_json(const struct shape *shape)
 {
-    static const char *const types[] = {"qwen2", "qwen3", "llama"};
-    static const char *const classes[] = {"Qwen2ForCausalLM", "Qwen3ForCausalLM",
-                                          "LlamaForCausalLM"};
     json_t *root = json_pack(
-        "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:o, s:s, s:f}", "architectures",
-        classes[shape->family], "model_type", types[shape->family], "num_hidden_layers", shape->L,
-        "hidden_size", shape->C, "num_attention_heads", shape->H, "num_key_value_heads", shape->KV,
-        "head_dim", shape->D, "intermediate_size", shape->F, "max_position_embeddings", shape->T,
-        "rms_norm_eps", (double)shape->norm_eps, "rope_theta", shape->rope_theta, "rope_scaling",
-        rope_json(shape), "hidden_act", "silu", "attention_dropout", 0.0);
+        "{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o, s:f, s:o, s:s, s:f}", "num_hidden_layers",
+        shape->L, "hidden_size", shape->C, "num_attention_heads", shape->H, "num_key_value_heads",
+        shape->KV, "head_dim", shape->D, "intermediate_size", shape->F, "max_position_embeddings",
+        shape->T, "rms_norm_eps", short_real(shape->norm_eps), "rope_theta", shape->rope_theta,
+        "rope_scaling", rope_json(shape), "hidden_act", "silu", "attention_dropout", 0.0);
     CHECK(root != NULL);
     if (shape->family != FAMILY_QWEN2) {
         CHECK(json_object_set_new(root, "attention_bias", json_false()) == 0);
@@ -297,11 +324,10 @@ static json_t *llama_like_json(const struct shape *shape)
 
 static json_t *gpt2_json(const struct shape *shape)
 {
-    json_t *root =
-        json_pack("{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:s}", "architectures",
-                  "GPT2LMHeadModel", "model_type", "gpt2", "n_layer", shape->L, "n_embd", shape->C,
-                  "n_head", shape->H, "n_inner", shape->F, "n_positions", shape->T,
-                  "layer_norm_epsilon", (double)shape->norm_eps, "activation_function", "gelu_new");
+    json_t *root = json_pack("{s:i, s:i, s:i, s:i, s:i, s:o, s:s}", "n_layer", shape->L, "n_embd",
+                             shape->C, "n_head", shape->H, "n_inner", shape->F, "n_positions",
+                             shape->T, "layer_norm_epsilon", short_real(shape->norm_eps),
+                             "activation_function", "gelu_new");
     CHECK(root != NULL);
     return root;
 }
@@ -310,6 +336,9 @@ char *shape_write_json(const struct shape *shape, const char *dtype)
 {
     CLEANUP(json_decrefp)
     json_t *root = shape->family == FAMILY_GPT2 ? gpt2_json(shape) : llama_like_json(shape);
+    CHECK(json_object_set_new(root, "architectures",
+                              json_pack("[s]", families[shape->family].class)) == 0);
+    CHECK(json_object_set_new(root, "model_type", json_string(families[shape->family].name)) == 0);
     CHECK(json_object_set_new(root, "vocab_size", json_integer(shape->V)) == 0);
     CHECK(json_object_set_new(root, "tie_word_embeddings", json_boolean(shape->tied)) == 0);
     CHECK(json_object_set_new(root, "torch_dtype", json_string(dtype)) == 0);

@@ -8,6 +8,7 @@
 #include "common/base/error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum family { FAMILY_QWEN2, FAMILY_QWEN3, FAMILY_LLAMA, FAMILY_GPT2 };
@@ -44,6 +45,14 @@ struct shape {
 // and rope_parameters. A family, activation, scaling or number that Kelvin does not run is an error
 // that names the file and the key. On failure *shape is untouched.
 int shape_read(struct shape *shape, const char *dir, struct error *err);
+
+// shape_of_family sets *shape to what all models of a family share (flags; no sizes, no tokens);
+// false, with *shape untouched, for a name that is none of qwen2, qwen3, llama, gpt2.
+bool shape_of_family(struct shape *shape, const char *name, size_t size);
+
+// shape_check refuses sizes that do not go together or that Kelvin does not run; all are at least
+// 1. `what` names the source in errors.
+int shape_check(const struct shape *shape, const char *what, struct error *err);
 
 // shape_write_json returns config.json text for `transformers`, which the caller frees; `dtype` is
 // "bfloat16" or "float32".

@@ -41,4 +41,23 @@ static inline uint16_t bf16_from_float(float value)
     return (uint16_t)((word.u + 0x7FFFu + (word.u >> 16 & 1)) >> 16);
 }
 
+// half_to_float widens an IEEE half-precision number, exactly.
+static inline float half_to_float(uint16_t bits)
+{
+    uint32_t sign = (uint32_t)(bits & 0x8000u) << 16;
+    uint32_t exponent = bits >> 10 & 31;
+    uint32_t mantissa = bits & 0x3FFu;
+    union {
+        uint32_t u;
+        float f;
+    } word;
+    if (exponent == 0) {
+        word.f = (float)mantissa * 0x1.0p-24f;
+        word.u |= sign;
+    } else {
+        word.u = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
+    }
+    return word.f;
+}
+
 #endif

@@ -76,13 +76,16 @@ static int reserve(struct token_list *list, size_t more, struct error *err)
     return 0;
 }
 
-// Appends the bytes as the tokens of single bytes.
+// Appends the bytes as the tokens of single bytes. A byte without one leaves nothing, as with
+// Hugging Face.
 static int encode_bytes(struct encoder *encoder, const char *bytes, size_t size)
 {
     struct token_list *out = encoder->out;
     int code = reserve(out, size, encoder->err);
     for (size_t i = 0; i < size && code == 0; i++) {
-        out->ids[out->count++] = encoder->tokenizer->byte_ids[(uint8_t)bytes[i]];
+        int32_t id = encoder->tokenizer->byte_ids[(uint8_t)bytes[i]];
+        out->ids[out->count] = id;
+        out->count += id >= 0;
     }
     return code;
 }
@@ -95,9 +98,10 @@ static int merge_bytes(struct encoder *encoder, const char *word, size_t size)
     if (code < 0) {
         return code;
     }
-    code =
-        bpe_merge_word(&encoder->tokenizer->merges, encoder->out->ids + begin, &size, encoder->err);
-    encoder->out->count = begin + size;
+    size_t count = encoder->out->count - begin;
+    code = bpe_merge_word(&encoder->tokenizer->merges, encoder->out->ids + begin, &count,
+                          encoder->err);
+    encoder->out->count = begin + count;
     return code;
 }
 

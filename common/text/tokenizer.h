@@ -2,6 +2,7 @@
 //
 // Normalizer (none, NFC), pre-tokenizer patterns (Qwen2, Llama 3, GPT-2, ByteLevel with and without
 // regex), merges, added and special tokens: exact ids for any UTF-8 text, exact bytes for any ids.
+// (A vocabulary that lacks a byte drops it from texts, as Hugging Face does.)
 // A tokenizer is immutable once made and may be used by any thread; encoding needs a per-thread
 // scratch.
 #ifndef COMMON_TEXT_TOKENIZER_H

@@ -25,7 +25,7 @@ struct tokenizer {
     int32_t vocab;
     int32_t *by_bytes; // hash table over tokens[].bytes, -1 in free slots
     size_t by_bytes_mask;
-    int32_t byte_ids[256]; // the token of each single byte
+    int32_t byte_ids[256]; // the token of each single byte; -1: there is none
     struct bpe_merges merges;
     struct splitter *splitters[SPLITTERS_MAX]; // applied one within another
     int splitter_count;

@@ -273,12 +273,15 @@ static int32_t find_word(const struct tokenizer *tokenizer, const char *bytes, s
     return id >= 0 && tokenizer->tokens[id].word ? id : -1;
 }
 
-static int find_bytes(struct tokenizer *tokenizer, struct error *err)
+// A vocabulary trained on clean text may lack bytes that no text has (control characters, lead
+// bytes beyond UTF-8), but one without those of printable ASCII is not byte-level.
+static int find_bytes(struct tokenizer *tokenizer, const json_t *model, struct error *err)
 {
     for (int byte = 0; byte < 256; byte++) {
         char text = (char)byte;
         tokenizer->byte_ids[byte] = find_word(tokenizer, &text, 1);
-        if (tokenizer->byte_ids[byte] < 0) {
+        if (tokenizer->byte_ids[byte] < 0 &&
+            ((byte >= ' ' && byte <= '~') || !is_off(model, "unk_token"))) {
             return error_set(err, -ENOTSUP,
                              "the vocabulary has no token for the byte 0x%02x; only byte-level "
                              "vocabularies are supported",
@@ -418,7 +421,7 @@ int tokenizer_read(struct tokenizer *tokenizer, const json_t *json, struct error
     code = code == 0 ? read_vocab(tokenizer, vocab, err) : code;
     code = code == 0 ? read_added_tokens(tokenizer, added, err) : code;
     code = code == 0 ? make_by_bytes(tokenizer, err) : code;
-    code = code == 0 ? find_bytes(tokenizer, err) : code;
+    code = code == 0 ? find_bytes(tokenizer, model, err) : code;
     code = code == 0 ? read_merges(tokenizer, json_object_get(model, "merges"), err) : code;
     return code == 0 ? tokenizer_words(tokenizer, err) : code;
 }

@@ -23,6 +23,7 @@ bool cli_wants_help(int argc, char **argv);
 int cli_sibling(char *out, size_t size, const char *program, struct error *err);
 
 int command_bench(int argc, char **argv);
+int command_import(int argc, char **argv);
 int command_logprobs(int argc, char **argv);
 int command_step(int argc, char **argv);
 int command_pretrain(int argc, char **argv);

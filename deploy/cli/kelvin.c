@@ -12,6 +12,7 @@ struct command {
 
 static const struct command commands[] = {
     {"train", command_train, "self-play on this machine: a learner, actors and verifiers"},
+    {"import", command_import, "a GGUF file into a model folder"},
     {"pretrain", command_pretrain, "a small model from generated programs, for self-play"},
     {"logprobs", command_logprobs, "the log-probability that a model gives each token of a text"},
     {"step", command_step,
