@@ -269,6 +269,14 @@ bool image_audit(struct image *image, bool fresh)
     return fresh;
 }
 
+// Each stop of a poll is a system call, even of one that was not started.
+static void stop_sending(struct image *image)
+{
+    if (uv_is_active((uv_handle_t *)&image->request_poll)) {
+        (void)uv_poll_stop(&image->request_poll);
+    }
+}
+
 // The run is over as far as the asker is concerned.
 static void finish_run(struct image *image)
 {
@@ -278,7 +286,7 @@ static void finish_run(struct image *image)
     image->ended_ns = clock_ns();
     image->state = IMAGE_STOPPING;
     (void)uv_timer_stop(&image->timer);
-    (void)uv_poll_stop(&image->request_poll);
+    stop_sending(image);
     image->backend->stop(image);
 }
 
@@ -297,7 +305,7 @@ static void send_request(struct image *image)
         }
         image->request_sent += (size_t)done;
     }
-    (void)uv_poll_stop(&image->request_poll);
+    stop_sending(image);
 }
 
 static void on_request_writable(uv_poll_t *poll, int status, int events)

@@ -23,6 +23,7 @@ struct slot {
     int variant;
     bool ready; // it has been idle at least once
     bool idle;
+    bool counted; // among the running: it has a run, or is brought back from one
 };
 
 struct pool {
@@ -106,6 +107,12 @@ static struct pool_run *pop_for(struct pool *pool, int variant)
 
 static const struct image_events events;
 
+static void uncount(struct slot *slot)
+{
+    slot->pool->running -= slot->counted;
+    slot->counted = false;
+}
+
 static int count_of(const struct pool *pool, int variant, bool starting)
 {
     int count = 0;
@@ -118,6 +125,7 @@ static int count_of(const struct pool *pool, int variant, bool starting)
 
 static void remove_slot(struct pool *pool, struct slot *slot)
 {
+    uncount(slot);
     for (int i = 0; i < pool->slot_count; i++) {
         if (pool->slots[i] == slot) {
             pool->slots[i] = pool->slots[--pool->slot_count];
@@ -184,6 +192,7 @@ static void dispatch(struct pool *pool)
         if (run != NULL) {
             slot->idle = false;
             slot->run = run;
+            slot->counted = true;
             pool->running++;
             image_run(slot->image, &run->job);
         }
@@ -256,6 +265,7 @@ static void on_idle(void *context, struct image *image)
 {
     struct slot *slot = context;
     struct pool *pool = slot->pool;
+    uncount(slot);
     if (image_runs(image) >= pool->config.retire_runs) {
         pool->stats.retired++;
         remove_slot(pool, slot);
@@ -284,7 +294,6 @@ static void on_ended(void *context, struct image *image, const struct image_resu
     struct pool *pool = slot->pool;
     struct pool_run *run = slot->run;
     slot->run = NULL;
-    pool->running--;
     if (result->image_lost && run->losses++ == 0) {
         push(pool, run);
         return;

@@ -20,7 +20,6 @@
 
 enum {
     RANGES_MAX = 2048, // of one scan; more are fetched by another
-    HOT_MAX = 512,     // ranges
     LEARN_RUNS = 32,   // runs that count
     HOT_RUNS = 7, // a page that so many of them wrote to is hot: copying costs a fifth of a fault
     LEARN_EVERY = 4096, // runs, then it is learned anew
@@ -54,12 +53,6 @@ struct scan {
 #define FEATURE_WP_ASYNC       (1u << 15) // a write goes on; nobody is asked
 #define FEATURES               (FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 
-struct hot_range {
-    size_t offset; // in the file
-    size_t size;
-    uint64_t address; // in the image
-};
-
 struct rewind_memory {
     int file;
     int tracker;
@@ -69,10 +62,8 @@ struct rewind_memory {
     size_t file_size;
     struct image_region regions[IMAGE_REGIONS_MAX];
     size_t region_count;
-    uint64_t runs;
-    uint8_t *heat; // [file_size / PAGE] runs of the learning ones that wrote to the page
-    struct hot_range hot[HOT_MAX];
-    size_t hot_count;
+    uint32_t phase; // of learning: the first LEARN_RUNS of LEARN_EVERY count
+    uint8_t *heat;  // [file_size / PAGE] runs of the learning ones that wrote to the page
     struct scan_range ranges[RANGES_MAX];
 };
 
@@ -85,18 +76,11 @@ static int track(struct rewind_memory *memory, uint64_t address, size_t size)
     return ioctl(memory->tracker, UFFDIO_REGISTER, &range) < 0 ? -errno : 0;
 }
 
-static int untrack(struct rewind_memory *memory, uint64_t address, size_t size)
-{
-    struct uffdio_range range = {.start = address, .len = size};
-    return ioctl(memory->tracker, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
-}
-
-// What was written to since the last scan, from *start on, protected again. The number of ranges;
-// *start moves to where the next scan goes on.
+// What was written to since it was last protected, from *start on. The number of ranges; *start
+// moves to where the next scan goes on.
 static int scan(struct rewind_memory *memory, uint64_t *start, uint64_t end)
 {
     struct scan call = {.size = sizeof(call),
-                        .flags = SCAN_PROTECT,
                         .start = *start,
                         .end = end,
                         .vec = (uintptr_t)memory->ranges,
@@ -108,85 +92,70 @@ static int scan(struct rewind_memory *memory, uint64_t *start, uint64_t end)
     return count < 0 ? -errno : count;
 }
 
-// --- hot pages ---
-
-static void note_heat(struct rewind_memory *memory, size_t offset, size_t size)
+static int protect(struct rewind_memory *memory, uint64_t start, uint64_t end)
 {
-    for (size_t at = offset; at < offset + size; at += PAGE) {
-        memory->heat[at / PAGE]++;
-    }
-}
-
-// Tracks everything again, and counts from zero.
-static int begin_learning(struct rewind_memory *memory)
-{
-    memset(memory->heat, 0, memory->file_size / PAGE);
-    int code = 0;
-    for (size_t i = 0; i < memory->hot_count && code == 0; i++) {
-        const struct hot_range *hot = &memory->hot[i];
-        code = track(memory, hot->address, hot->size);
-    }
-    memory->hot_count = 0;
-    return code;
-}
-
-static int end_learning(struct rewind_memory *memory)
-{
-    int code = 0;
-    for (size_t i = 0; i < memory->region_count; i++) {
-        const struct image_region *region = &memory->regions[i];
-        for (size_t at = 0; region->tracked && code == 0 && at < region->size;) {
-            const uint8_t *heat = memory->heat + (region->offset + at) / PAGE;
-            size_t pages = 0;
-            while (at + pages * PAGE < region->size && heat[pages] >= HOT_RUNS) {
-                pages++;
-            }
-            if (pages > 0 && memory->hot_count < HOT_MAX) {
-                memory->hot[memory->hot_count++] =
-                    (struct hot_range){region->offset + at, pages * PAGE, region->start + at};
-                code = untrack(memory, region->start + at, pages * PAGE);
-            }
-            at += (pages + 1) * PAGE;
-        }
-    }
-    return code;
+    struct scan call = {.size = sizeof(call),
+                        .flags = SCAN_PROTECT,
+                        .start = start,
+                        .end = end,
+                        .category_mask = SCAN_TRACKED | SCAN_WRITTEN};
+    return start < end && ioctl(memory->pagemap, SCAN_CALL, &call) < 0 ? -errno : 0;
 }
 
 // --- bringing back ---
 
-static void copy_back(struct rewind_memory *memory, size_t offset, size_t size)
+// A stretch to be protected: written cold pages, and cold ones between them.
+struct stretch {
+    uint64_t start;
+    uint64_t end;
+};
+
+// Copies back `size` written bytes at `address` of a region, and protects what is not hot.
+static int bring_back(struct rewind_memory *memory, const struct image_region *region,
+                      uint64_t address, size_t size, struct stretch *cold)
 {
+    size_t offset = address - region->start + region->offset;
+    bool learns = memory->phase < LEARN_RUNS;
+    int code = 0;
     memcpy(memory->live + offset, memory->snapshot + offset, size);
+    for (size_t at = 0; at < size; at += PAGE) {
+        uint8_t *heat = &memory->heat[(offset + at) / PAGE];
+        *heat += learns;
+        if (learns || *heat < HOT_RUNS) {
+            cold->start = cold->start == cold->end ? address + at : cold->start;
+            cold->end = address + at + PAGE;
+        } else { // a hot page stays writable, so the stretch ends before it
+            code = code < 0 ? code : protect(memory, cold->start, cold->end);
+            cold->start = cold->end;
+        }
+    }
+    return code;
 }
 
-static int copy_written(struct rewind_memory *memory, bool learns)
+static int copy_written(struct rewind_memory *memory)
 {
     const struct image_region *region = memory->regions;
     const struct image_region *last = region + memory->region_count - 1;
     uint64_t end = last->start + last->size;
-    for (uint64_t start = region->start; start < end;) {
+    struct stretch cold = {0};
+    int code = 0;
+    for (uint64_t start = region->start; start < end && code == 0;) {
         int count = scan(memory, &start, end);
-        if (count < 0) {
-            return count;
-        }
-        for (int i = 0; i < count; i++) {
+        code = count < 0 ? count : 0;
+        for (int i = 0; i < count && code == 0; i++) {
             const struct scan_range *range = &memory->ranges[i];
-            for (uint64_t at = range->start; at < range->end;) { // it may span regions
+            for (uint64_t at = range->start; at < range->end && code == 0;) { // it may span regions
                 while (at >= region->start + region->size) {
                     CHECK(region++ != last);
                 }
                 uint64_t region_end = region->start + region->size;
                 size_t size = (range->end < region_end ? range->end : region_end) - at;
-                size_t offset = at - region->start + region->offset;
-                copy_back(memory, offset, size);
-                if (learns) {
-                    note_heat(memory, offset, size);
-                }
+                code = bring_back(memory, region, at, size, &cold);
                 at += size;
             }
         }
     }
-    return 0;
+    return code < 0 ? code : protect(memory, cold.start, cold.end);
 }
 
 static bool is_empty(const struct rewind_memory *memory, const struct image_region *region)
@@ -210,14 +179,12 @@ static int empty_room(struct rewind_memory *memory)
 
 int rewind_memory_restore(struct rewind_memory *memory, struct error *err)
 {
-    uint64_t phase = memory->runs++ % LEARN_EVERY;
-    int code = phase == 0 ? begin_learning(memory) : 0;
-    code = code < 0 ? code : copy_written(memory, phase < LEARN_RUNS);
-    for (size_t i = 0; i < memory->hot_count; i++) {
-        copy_back(memory, memory->hot[i].offset, memory->hot[i].size);
+    if (memory->phase == 0) {
+        memset(memory->heat, 0, memory->file_size / PAGE);
     }
+    int code = copy_written(memory);
     code = code < 0 ? code : empty_room(memory);
-    code = code == 0 && phase == LEARN_RUNS ? end_learning(memory) : code;
+    memory->phase = (memory->phase + 1) % LEARN_EVERY;
     return code < 0 ? error_set(err, -EIO, "its memory cannot be restored (errno %d)", -code) : 0;
 }
 
@@ -335,7 +302,7 @@ static int start_tracking(struct rewind_memory *memory)
         }
     }
     code = code < 0 ? code : empty_room(memory);
-    return code < 0 ? code : copy_written(memory, false); // protects; the copies change nothing
+    return code < 0 ? code : copy_written(memory); // protects; the copies change nothing
 }
 
 static int open_pagemap(pid_t pid)

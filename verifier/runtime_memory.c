@@ -23,7 +23,7 @@ enum {
     STACK_BYTES = 8 << 20,
     STACK_TRACKED_BYTES = 256 << 10, // the rest is room to grow
     LARGE_BYTES = 4 << 20,           // a larger region is tracked as far as it is in use,
-    SLACK_BYTES = 1 << 20,           // and this far beyond
+    SLACK_BYTES = 512 << 10,         // and this far beyond
     MAPS_BYTES_MAX = 64 << 10,
 };
 
@@ -162,15 +162,28 @@ static bool read_maps(char *out, size_t size)
     return (used > 0 && used + 1 < size) || failed("read my memory map");
 }
 
-static bool is_in_use(int pagemap, uintptr_t address)
+// Entries of /proc/self/pagemap, read in blocks.
+struct pagemap {
+    int file;
+    uintptr_t first; // page number of the block
+    uint64_t entry[512];
+};
+
+static bool is_in_use(struct pagemap *pagemap, uintptr_t address)
 {
-    uint64_t entry = 0;
-    (void)pread(pagemap, &entry, sizeof(entry), (off_t)(address / PAGE * sizeof(entry)));
-    return entry >> 62 != 0; // present or swapped out
+    enum { BLOCK = sizeof(pagemap->entry) / sizeof(*pagemap->entry) };
+    uintptr_t page = address / PAGE;
+    if (page - pagemap->first >= BLOCK) {
+        pagemap->first = page;
+        memset(pagemap->entry, 0xff, sizeof(pagemap->entry)); // what cannot be read is in use
+        (void)!pread(pagemap->file, pagemap->entry, sizeof(pagemap->entry),
+                     (off_t)(page * sizeof(*pagemap->entry)));
+    }
+    return pagemap->entry[page - pagemap->first] >> 62 != 0; // present or swapped out
 }
 
 // What of a mapping is tracked: all of it, or of a large one as far as it is in use and some more.
-static size_t tracked_size(const struct mapping *map, int pagemap)
+static size_t tracked_size(const struct mapping *map, struct pagemap *pagemap)
 {
     size_t size = map->end - map->start;
     if (size <= LARGE_BYTES) {
@@ -186,7 +199,7 @@ static size_t tracked_size(const struct mapping *map, int pagemap)
 
 // Replaces one mapping by the same bytes in the file. Between the copy and the change nothing may
 // be written to it: this function keeps its state on the stack, which is there already.
-static bool move(const struct mapping *map, int memory, int pagemap, off_t offset)
+static bool move(const struct mapping *map, int memory, struct pagemap *pagemap, off_t offset)
 {
     size_t size = map->end - map->start;
     uint8_t *there = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, offset);
@@ -217,9 +230,10 @@ static void add(struct image_region *out, size_t *count, uintptr_t start, size_t
 bool runtime_memory_adopt(int memory, struct image_region *out, size_t *count)
 {
     char maps[MAPS_BYTES_MAX];
-    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    struct pagemap pagemap = {.file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
+                              .first = UINTPTR_MAX};
     uint64_t offset = STACK_BYTES;
-    if (pagemap < 0 || !read_maps(maps, sizeof(maps))) {
+    if (pagemap.file < 0 || !read_maps(maps, sizeof(maps))) {
         return failed("read my page map");
     }
     *count = 0;
@@ -237,13 +251,13 @@ bool runtime_memory_adopt(int memory, struct image_region *out, size_t *count)
             add(out, count, map.start, room, 0, false);
             add(out, count, map.start + room, STACK_TRACKED_BYTES, room, true);
         } else {
-            size_t tracked = tracked_size(&map, pagemap);
-            good = move(&map, memory, pagemap, (off_t)offset);
+            size_t tracked = tracked_size(&map, &pagemap);
+            good = move(&map, memory, &pagemap, (off_t)offset);
             add(out, count, map.start, tracked, offset, true);
             add(out, count, map.start + tracked, size - tracked, offset + tracked, false);
             offset += size;
         }
     }
-    (void)close(pagemap);
+    (void)close(pagemap.file);
     return good;
 }
