@@ -90,7 +90,8 @@ static int teardown(void **state)
 {
     struct fixture *fixture = *state;
     service_close(&fixture->service);
-    (void)uv_run(&fixture->loop, UV_RUN_DEFAULT);
+    while (uv_run(&fixture->loop, UV_RUN_DEFAULT) != 0) { // a verdict may have stopped it
+    }
     return uv_loop_close(&fixture->loop);
 }
 
@@ -184,6 +185,54 @@ static void test_proposals(void **state)
     check_rows(*state, rows, sizeof(rows) / sizeof(*rows));
 }
 
+#define LIMIT(limit, program)                                                                      \
+    "{\"kind\":\"run\"," limit ",\"program\":\"" program "\",\"input\":\"1\"}"
+
+// A request's own limits hold: CPU time, memory, output; and the next run has its own again.
+static void test_limits(void **state)
+{
+    static const struct row rows[] = {
+        {LIMIT("\"cpu_ms\":100", "def f(a):\\n    while True: pass"), "timeout", NULL},
+        {LIMIT("\"memory_mb\":8", "def f(a):\\n    return len(bytearray(32 << 20))"),
+         "out-of-memory", NULL},
+        {LIMIT("\"memory_mb\":8", "def f(a):\\n    return len([[i] for i in range(1 << 19)])"),
+         "out-of-memory", NULL},
+        {LIMIT("\"memory_mb\":8",
+               "def f(a):\\n    return sum(len(bytearray(4 << 20)) for i in range(99))"),
+         "ok", "415236096"},
+        {LIMIT("\"memory_mb\":60000", "def f(a):\\n    return len(bytearray(32 << 20))"), "ok",
+         "33554432"},
+        {LIMIT("\"output_bytes\":5", "def f(a):\\n    return 'abc'"), "ok", "'abc'"},
+        {LIMIT("\"output_bytes\":4", "def f(a):\\n    return 'abc'"), "output-too-large", NULL},
+    };
+    check_rows(*state, rows, sizeof(rows) / sizeof(*rows));
+}
+
+// However runs end, no image is lost and the next run is right: more of each than there are images.
+static void test_rough_ends(void **state)
+{
+    static const char *const ends[] = {
+        LIMIT("\"timeout_ms\":10", "def f(a):\\n    while True: pass"),
+        LIMIT("\"timeout_ms\":5000",
+              "def f(a):\\n    __builtins__['__imp'+'ort__']('os')._exit(3)"),
+        LIMIT("\"timeout_ms\":5000", "def f(a):\\n    __builtins__['__imp'+'ort__']('os').abort()"),
+        LIMIT("\"memory_mb\":32",
+              "def f(a):\\n    k = []\\n    while True: k.append(bytearray(1 << 22))"),
+        LIMIT("\"timeout_ms\":5000", "def f(a):\\n    a = [a]\\n    a[0] = a\\n    return a"),
+    };
+    struct fixture *fixture = *state;
+    uint64_t lost = pool_stats(fixture->service.pool).lost;
+    for (int i = 0; i < 5; i++) {
+        for (size_t k = 0; k < sizeof(ends) / sizeof(*ends); k++) {
+            assert_int_not_equal(ask(fixture, ends[k]), OUTCOME_OK);
+        }
+        assert_int_equal(ask(fixture, VALIDATE("def f(a):\\n    return sorted({a, 2, 1})", "3")),
+                         OUTCOME_OK);
+        assert_string_equal(fixture->output, "[1, 2, 3]");
+    }
+    assert_int_equal(pool_stats(fixture->service.pool).lost, lost);
+}
+
 // What AZR.md section 7 says of answers.
 static void test_answers(void **state)
 {
@@ -220,6 +269,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_proposals),
         cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_rough_ends),
     };
     struct error why = {0};
     int failed = cmocka_run_group_tests_name("zygote", tests, setup_zygote, teardown);

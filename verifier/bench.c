@@ -106,14 +106,16 @@ struct bench {
 
 // --- the workload ---
 
-static int add_item(struct bench *bench, json_t *json, struct item **out, struct error *err)
+// NULL when there are too many.
+static struct item *add_item(struct bench *bench, json_t *json, struct error *err)
 {
     if (bench->count == REQUESTS_BENCHED_MAX) {
-        return error_set(err, -EINVAL, "more than %d requests", REQUESTS_BENCHED_MAX);
+        (void)error_set(err, -EINVAL, "more than %d requests", REQUESTS_BENCHED_MAX);
+        return NULL;
     }
-    *out = &bench->items[bench->count++];
-    (*out)->json = json_incref(json);
-    return 0;
+    struct item *item = &bench->items[bench->count++];
+    item->json = json_incref(json);
+    return item;
 }
 
 static int add_seed(struct bench *bench, json_t *json, const char *program, struct error *err)
@@ -122,13 +124,12 @@ static int add_seed(struct bench *bench, json_t *json, const char *program, stru
     size_t count = json_is_array(list) ? json_array_size(list) : 1;
     for (size_t i = 0; i < count; i++) {
         json_t *input = list == NULL ? json_object_get(json, "input") : json_array_get(list, i);
-        struct item *item = NULL;
         if (!json_is_string(input)) {
             return error_set(err, -EINVAL, "\"input\" must be a text, or \"inputs\" a list");
         }
-        int code = add_item(bench, json, &item, err);
-        if (code < 0) {
-            return code;
+        struct item *item = add_item(bench, json, err);
+        if (item == NULL) {
+            return -EINVAL;
         }
         kelvin__verify_request__init(&item->request);
         item->request.program = without_const(program);
@@ -151,13 +152,12 @@ static int add_line(struct bench *bench, const char *text, size_t size, struct e
     if (program != NULL) {
         return add_seed(bench, json, program, err);
     }
-    struct item *item = NULL;
-    code = add_item(bench, json, &item, err);
-    if (code == 0) {
-        item->owns_lists = true;
-        code = request_from_json(&item->request, json, err);
+    struct item *item = add_item(bench, json, err);
+    if (item == NULL) {
+        return -EINVAL;
     }
-    return code;
+    item->owns_lists = true;
+    return request_from_json(&item->request, json, err);
 }
 
 static int add_lines(struct bench *bench, const char *text, const char *path, struct error *err)
@@ -437,7 +437,8 @@ static void measure(struct bench *bench, struct bench_result *out, double second
 static void close_bench(struct bench *bench)
 {
     service_close(&bench->service);
-    (void)uv_run(&bench->loop, UV_RUN_DEFAULT);
+    while (uv_run(&bench->loop, UV_RUN_DEFAULT) != 0) { // a verdict may have stopped it
+    }
     (void)uv_loop_close(&bench->loop);
     for (size_t i = 0; bench->items != NULL && i < bench->count; i++) {
         struct item *item = &bench->items[i];

@@ -379,9 +379,9 @@ static void on_reply_bytes(struct image *image)
         on_ready_frame(image);
         break;
     case IMAGE_RUNNING:
-        if (!take_frames(image) || image->reply.size > IMAGE_FRAME_MAX + (1 << 20)) {
-            finish_run(image); // a broken stream without a result: crashed
-        } else if (image->result_at != 0) {
+        // With a result, or with a broken stream and so without one: crashed.
+        if (!take_frames(image) || image->reply.size > IMAGE_FRAME_MAX + (1 << 20) ||
+            image->result_at != 0) {
             finish_run(image);
         }
         break;
@@ -444,6 +444,12 @@ void image_end_run(struct image *image)
 
 // --- time ---
 
+static bool is_out_of_cpu(const struct image *image)
+{
+    uint64_t limit_ns = (uint64_t)image->job.cpu_ms * 1000000;
+    return limit_ns > 0 && image->backend->cpu_ns(image) - image->cpu_start_ns >= limit_ns;
+}
+
 // While a run lasts the timer ticks: it is the deadline, and it notices runs that stopped silently.
 static void on_timer(uv_timer_t *timer)
 {
@@ -455,7 +461,7 @@ static void on_timer(uv_timer_t *timer)
     } else if (image->state == IMAGE_RUNNING && !take_result(image)) {
         uint64_t deadline = image->started_ns + (uint64_t)image->job.timeout_ms * 1000000;
         uint64_t now = clock_ns();
-        if (now >= deadline) {
+        if (now >= deadline || is_out_of_cpu(image)) {
             image->timed_out = true;
             finish_run(image);
         } else if (image->backend->stopped_itself(image)) {
@@ -500,11 +506,12 @@ static int open_handles(struct image *image, struct error *err)
     struct spawned *process = &image->process;
     int code = uv_timer_init(image->loop, &image->timer);
     CHECK(code == 0);
-    uv_poll_t *polls[] = {&image->reply_poll, &image->request_poll, &image->control_poll};
-    int descriptors[] = {process->reply, process->request, process->control};
+    enum { POLLS = 3 };
+    uv_poll_t *polls[POLLS] = {&image->reply_poll, &image->request_poll, &image->control_poll};
+    int descriptors[POLLS] = {process->reply, process->request, process->control};
     image->timer.data = image;
     image->handles_open = 1;
-    for (size_t i = 0; i < sizeof(polls) / sizeof(*polls) && code == 0; i++) {
+    for (int i = 0; i < POLLS && code == 0; i++) {
         code = uv_poll_init(image->loop, polls[i], descriptors[i]);
         polls[i]->data = image;
         image->handles_open += code == 0;
@@ -559,6 +566,7 @@ static void fill_request(struct image *image)
         .flags = job->flags,
         .sleep_ms = job->timeout_ms,
         .output_max = job->output_max,
+        .memory_mb = job->memory_mb,
         .source_size = (uint32_t)job->source_size,
         .code_size = (uint32_t)job->code_size,
         .arguments_size = (uint32_t)job->arguments_size,
@@ -575,15 +583,15 @@ void image_run(struct image *image, const struct image_job *job)
     CHECK(image->state == IMAGE_IDLE);
     CHECK((job->source_size == 0) != (job->code_size == 0));
     image->job = *job;
+    image->cpu_ns = 0;
+    image->cpu_start_ns = image->backend->cpu_ns(image);
     image->state = IMAGE_RUNNING;
     image->runs++;
     image->request_sent = 0;
     bytes_clear(&image->reply);
     image->reply_used = image->program_at = image->result_at = 0;
     image->timed_out = image->reported = image->spoilt = image->child_ended = false;
-    image->cpu_ns = 0;
     fill_request(image);
-    image->cpu_start_ns = image->backend->cpu_ns(image);
     image->started_ns = image->ended_ns = clock_ns();
     if (image->request.failed) {
         image_fail(image, "no memory for its request");

@@ -34,6 +34,8 @@ struct image_config {
 struct image_job {
     uint32_t flags; // enum image_flag of protocol.h
     uint32_t timeout_ms;
+    uint32_t cpu_ms;    // 0: as much as timeout_ms allows
+    uint32_t memory_mb; // 0: all that the image has
     uint32_t output_max;
     const char *source;
     size_t source_size;

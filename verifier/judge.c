@@ -47,6 +47,9 @@ struct check {
     bool is_fraction;
     bool is_any;
     uint32_t timeout_ms;
+    uint32_t cpu_ms;
+    uint32_t memory_mb;
+    uint32_t output_max;
     uint64_t deadline_ns;
     int images;        // runs per input
     int first_variant; // that took the first run
@@ -450,7 +453,9 @@ static void start_run(struct check *check, struct flight *flight, int number)
     flight->run = (struct pool_run){
         .job = {.flags = flags_of(check),
                 .timeout_ms = check->timeout_ms,
-                .output_max = parts->check == CHECK_RUN ? RUN_OUTPUT_BYTES_MAX : OUTPUT_BYTES_MAX,
+                .cpu_ms = check->cpu_ms,
+                .memory_mb = check->memory_mb,
+                .output_max = check->output_max,
                 .source = bytecode ? NULL : parts->program,
                 .source_size = bytecode ? 0 : strlen(parts->program),
                 .code = check->code.data,
@@ -697,6 +702,12 @@ void judge_submit(struct judge *judge, const Kelvin__VerifyRequest *request, jud
     check->timeout_ms =
         timeout_ms < VERIFY_TIMEOUT_MS_MAX ? timeout_ms : (uint32_t)VERIFY_TIMEOUT_MS_MAX;
     check->deadline_ns = clock_ns() + (uint64_t)check->timeout_ms * 1000000;
+    check->cpu_ms = request->cpu_ms;
+    check->memory_mb = request->memory_mb;
+    uint32_t output_max =
+        request->check == KELVIN__CHECK__RUN ? RUN_OUTPUT_BYTES_MAX : OUTPUT_BYTES_MAX;
+    bool less = request->output_bytes > 0 && request->output_bytes < output_max;
+    check->output_max = less ? request->output_bytes : output_max;
     check->is_fraction = strcmp(request->fraction_mode, "fraction") == 0;
     check->is_any = strcmp(request->fraction_mode, "any") == 0;
     struct error err = {0};

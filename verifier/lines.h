@@ -7,9 +7,10 @@
 //   induction  answer (a program), inputs, outputs; `score`: binary, fraction or any
 //   error      gold, answer (the name of an exception, or NoError)
 //   run        program, and input or inputs
-// and may have `timeout_ms`. A line of output has `id`, `verdict`, and where they exist `output` or
-// `outputs`, `program` (as normalized), `exception`, `score`, `detail`, `wall_us`, `cpu_us`.
-// Verdicts come in the order in which they are reached.
+// and may have `timeout_ms` (wall time of one run), `cpu_ms`, `memory_mb`, `output_bytes`. A line
+// of output has `id`, `verdict`, and where they exist `output` or `outputs`, `program` (as
+// normalized), `exception`, `score`, `detail`, `wall_us`, `cpu_us`. Verdicts come in the order in
+// which they are reached.
 #ifndef VERIFIER_LINES_H
 #define VERIFIER_LINES_H
 

@@ -43,6 +43,7 @@ struct image_request {
     uint32_t flags;
     uint32_t sleep_ms;   // a program that sleeps longer than this in all never wakes
     uint32_t output_max; // bytes of repr
+    uint32_t memory_mb;  // that the run can allocate; 0: all there is
     uint32_t source_size;
     uint32_t code_size;
     uint32_t arguments_size;

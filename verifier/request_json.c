@@ -100,6 +100,9 @@ int request_from_json(Kelvin__VerifyRequest *out, const json_t *json, struct err
     const char *kind = NULL;
     const char *score = "";
     int64_t timeout_ms = 0;
+    int64_t cpu_ms = 0;
+    int64_t memory_mb = 0;
+    int64_t output_bytes = 0;
     if (!json_is_object(json)) {
         return error_set(err, -EINVAL, "a request is a JSON object");
     }
@@ -107,14 +110,22 @@ int request_from_json(Kelvin__VerifyRequest *out, const json_t *json, struct err
     code = code < 0 ? code : json_get_string(&score, json, "score", err);
     code = code < 0 ? code
                     : json_get_int(&timeout_ms, json, "timeout_ms", 1, VERIFY_TIMEOUT_MS_MAX, err);
+    code = code < 0 ? code : json_get_int(&cpu_ms, json, "cpu_ms", 1, VERIFY_TIMEOUT_MS_MAX, err);
+    code = code < 0 ? code : json_get_int(&memory_mb, json, "memory_mb", 1, 65536, err);
+    code = code < 0
+               ? code
+               : json_get_int(&output_bytes, json, "output_bytes", 1, RUN_OUTPUT_BYTES_MAX, err);
     if (code < 0) {
         return code;
     }
+    out->timeout_ms = (uint32_t)timeout_ms;
+    out->cpu_ms = (uint32_t)cpu_ms;
+    out->memory_mb = (uint32_t)memory_mb;
+    out->output_bytes = (uint32_t)output_bytes;
     for (size_t i = 0; kind != NULL && i < sizeof(forms) / sizeof(*forms); i++) {
         if (strcmp(forms[i].kind, kind) == 0) {
             out->check = forms[i].check;
             out->kind = forms[i].task;
-            out->timeout_ms = (uint32_t)timeout_ms;
             out->fraction_mode = as_text(score);
             code = get_parts(out, json, &forms[i], err);
             if (code == 0 && out->check == KELVIN__CHECK__VALIDATE && out->n_inputs > 1) {

@@ -132,6 +132,25 @@ static int bring_back(struct rewind_memory *memory, const struct image_region *r
     return code;
 }
 
+// The same for a range, which may span regions. *region is the one of the range before.
+static int bring_back_range(struct rewind_memory *memory, const struct image_region **region,
+                            const struct scan_range *range, struct stretch *cold)
+{
+    const struct image_region *last = memory->regions + memory->region_count - 1;
+    int code = 0;
+    for (uint64_t at = range->start; at < range->end && code == 0;) {
+        while (at >= (*region)->start + (*region)->size) {
+            CHECK(*region < last);
+            (*region)++;
+        }
+        uint64_t end = (*region)->start + (*region)->size;
+        size_t size = (range->end < end ? range->end : end) - at;
+        code = bring_back(memory, *region, at, size, cold);
+        at += size;
+    }
+    return code;
+}
+
 static int copy_written(struct rewind_memory *memory)
 {
     const struct image_region *region = memory->regions;
@@ -143,16 +162,7 @@ static int copy_written(struct rewind_memory *memory)
         int count = scan(memory, &start, end);
         code = count < 0 ? count : 0;
         for (int i = 0; i < count && code == 0; i++) {
-            const struct scan_range *range = &memory->ranges[i];
-            for (uint64_t at = range->start; at < range->end && code == 0;) { // it may span regions
-                while (at >= region->start + region->size) {
-                    CHECK(region++ != last);
-                }
-                uint64_t region_end = region->start + region->size;
-                size_t size = (range->end < region_end ? range->end : region_end) - at;
-                code = bring_back(memory, region, at, size, &cold);
-                at += size;
-            }
+            code = bring_back_range(memory, &region, &memory->ranges[i], &cold);
         }
     }
     return code < 0 ? code : protect(memory, cold.start, cold.end);

@@ -415,6 +415,7 @@ void runtime_serve(void)
     uint8_t *code_at = body + request.source_size + 1;
     read_all(code_at, (size_t)request.code_size + request.arguments_size);
     runtime_clock_limit(request.sleep_ms);
+    runtime_memory_limit(request.memory_mb);
 
     struct runtime_source source = {0};
     if (request.code_size > 0) {

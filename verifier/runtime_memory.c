@@ -35,6 +35,64 @@ static bool failed(const char *what)
 
 // --- reserves ---
 
+// What Python holds beyond its free lists: arenas, and blocks of malloc.
+static struct {
+    size_t used;
+    size_t limit;
+} budget = {.limit = SIZE_MAX};
+
+static size_t budget_left(void)
+{
+    return budget.used < budget.limit ? budget.limit - budget.used : 0;
+}
+
+void runtime_memory_limit(uint32_t memory_mb)
+{
+    budget.limit = memory_mb == 0 ? SIZE_MAX : budget.used + ((size_t)memory_mb << 20);
+}
+
+static void *counted(void *block)
+{
+    budget.used += block == NULL ? 0 : malloc_usable_size(block);
+    return block;
+}
+
+static void *block_malloc(void *context, size_t size)
+{
+    (void)context;
+    return size > budget_left() ? NULL : counted(malloc(size == 0 ? 1 : size));
+}
+
+static void *block_calloc(void *context, size_t count, size_t size)
+{
+    (void)context;
+    if (size > 0 && count > budget_left() / size) {
+        return NULL;
+    }
+    return counted(count == 0 || size == 0 ? calloc(1, 1) : calloc(count, size));
+}
+
+static void *block_realloc(void *context, void *block, size_t size)
+{
+    (void)context;
+    size_t old = block == NULL ? 0 : malloc_usable_size(block);
+    if (size > old && size - old > budget_left()) {
+        return NULL;
+    }
+    void *out = realloc(block, size == 0 ? 1 : size);
+    if (out != NULL) {
+        budget.used += malloc_usable_size(out) - old;
+    }
+    return out;
+}
+
+static void block_free(void *context, void *block)
+{
+    (void)context;
+    budget.used -= block == NULL ? 0 : malloc_usable_size(block);
+    free(block);
+}
+
 static struct {
     uint8_t *base;
     size_t size;
@@ -46,12 +104,14 @@ static struct {
 static void *arena_alloc(void *context, size_t size)
 {
     (void)context;
-    if (arenas.free_count > 0) {
+    if (arenas.free_count > 0 && size <= budget_left()) {
+        budget.used += size;
         return arenas.free[--arenas.free_count];
     }
-    if (arenas.used + size > arenas.size) {
+    if (arenas.used + size > arenas.size || size > budget_left()) {
         return NULL;
     }
+    budget.used += size;
     void *out = arenas.base + arenas.used;
     arenas.used += size;
     return out;
@@ -61,6 +121,7 @@ static void arena_free(void *context, void *arena, size_t size)
 {
     (void)context;
     (void)size;
+    budget.used -= size;
     if (arenas.free_count < sizeof(arenas.free) / sizeof(*arenas.free)) {
         arenas.free[arenas.free_count++] = arena;
     }
@@ -87,6 +148,8 @@ bool runtime_memory_reserve(uint32_t heap_mb, uint32_t arena_mb)
     (void)madvise(base, arenas.size + ARENA_ALIGNMENT, MADV_NOHUGEPAGE);
     PyObjectArenaAllocator allocator = {NULL, arena_alloc, arena_free};
     PyObject_SetArenaAllocator(&allocator);
+    PyMemAllocatorEx blocks = {NULL, block_malloc, block_calloc, block_realloc, block_free};
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &blocks);
     return true;
 }
 

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -314,6 +315,18 @@ uint64_t spawn_memory_kb(pid_t pid)
         (void)read_number(&kb, pid, "status", "\nVmRSS:");
     }
     return kb;
+}
+
+uint64_t spawn_child_cpu_ns(pid_t pid)
+{
+    char name[48];
+    uint64_t child = 0;
+    clockid_t clock = 0;
+    struct timespec now = {0};
+    (void)snprintf(name, sizeof(name), "task/%d/children", (int)pid);
+    bool known = read_number(&child, pid, name, "") && child > 0 &&
+                 clock_getcpuclockid((pid_t)child, &clock) == 0 && clock_gettime(clock, &now) == 0;
+    return known ? (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec : 0;
 }
 
 // --- what the host offers ---

@@ -89,9 +89,11 @@ static bool zygote_stopped_itself(struct image *image)
     return false; // the control socket tells
 }
 
+// While a child runs: of the process that the zygote has as its only child, where the host tells.
+// At its end the control socket tells, so the run's total is what stands in the image.
 static uint64_t zygote_cpu_ns(const struct image *image)
 {
-    return image->cpu_ns; // the control socket tells
+    return image->state == IMAGE_RUNNING ? spawn_child_cpu_ns(image->process.pid) : image->cpu_ns;
 }
 
 static void zygote_destroy(struct image *image)
