@@ -21,6 +21,7 @@ struct backward {
     float *dqkv;     // [T, (H+2KV)*D]
     float *delta;    // [T]
     float *row;      // [D] scratch of the q/k norm
+    float *queries;  // [ATTEND_TILE, D] scaled
     float *values_t; // blocks of V transposed, [D][32] each
 };
 
@@ -40,17 +41,13 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
     const int64_t HD = (int64_t)s->H * s->D, width = HD + 2L * s->KV * s->D;
     const int64_t up = (s->gated ? 2L : 1L) * s->F;
     const int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
-    const int64_t sizes[] = {rows_max * s->C,
-                             rows_max * s->C,
-                             rows_max * s->F,
-                             rows_max * up,
-                             rows_max * HD,
-                             rows_max * width,
-                             rows_max,
-                             s->D,
-                             blocks * ATTENTION_BLOCK * s->D};
+    const int64_t sizes[] = {rows_max * s->C,    rows_max * s->C,
+                             rows_max * s->F,    rows_max * up,
+                             rows_max * HD,      rows_max * width,
+                             rows_max,           s->D,
+                             ATTEND_TILE * s->D, blocks * ATTENTION_BLOCK * s->D};
     float **const arrays[] = {&b->dx,   &b->dnorm, &b->dact, &b->dup,     &b->datt,
-                              &b->dqkv, &b->delta, &b->row,  &b->values_t};
+                              &b->dqkv, &b->delta, &b->row,  &b->queries, &b->values_t};
     int64_t floats = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         floats += (sizes[i] + 15) / 16 * 16;
@@ -115,51 +112,77 @@ static void norm_backward(const struct model *model, float *dx, const struct nor
     }
 }
 
-// struct head_pass is the backward pass of one query head over one sequence.
+// struct head_pass is the backward pass of one query head over the own rows of one sequence.
 struct head_pass {
     const struct backward *b;
     const struct model *model;
     const struct block_state *state;
     const float *const *blocks; // keys transposed, then values
-    int64_t from, to, head, kv;
+    const struct pack *pack;
+    int32_t sequence;
+    int64_t head, kv;
     float scale;
 };
 
-static void tile_backward(const struct head_pass *pass, int64_t t, int64_t rows, const float *q,
-                          const float *lse)
+// struct look is some rows of it.
+struct look {
+    int64_t row, rows; // consecutive
+    int64_t position;  // of the first
+    const float *q;    // [rows, D] scaled
+    const float *lse;  // [rows]
+};
+
+// keys_backward adds the gradients of queries, and of `count` keys and values that are consecutive
+// rows from `row` on and columns from `column` on of p and ds.
+static void keys_backward(const struct head_pass *pass, const struct look *look, const float *p,
+                          const float *ds, int64_t row, int64_t column, int64_t count)
 {
     const struct shape *s = &pass->model->shape;
     const struct kernels *k = pass->model->kernels;
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
     const int64_t key_at = HD + pass->kv * D, value_at = key_at + (int64_t)s->KV * D;
-    const float *dout = pass->b->datt + t * HD + pass->head * D;
-    float *dq = pass->b->dqkv + t * width + pass->head * D;
-    float p[ATTEND_ROWS * ATTENTION_BLOCK], ds[ATTEND_ROWS * ATTENTION_BLOCK];
-    int32_t valid[ATTEND_ROWS];
-    for (int64_t b = 0; b <= (t - pass->from + rows - 1) / ATTENTION_BLOCK; b++) {
-        const int64_t key_row = pass->from + b * ATTENTION_BLOCK;
-        const int64_t keys =
-            pass->to - key_row < ATTENTION_BLOCK ? pass->to - key_row : ATTENTION_BLOCK;
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t seen = t + r + 1 - key_row;
-            valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
-        }
-        const struct operand keys_t = operand_row_major(pass->blocks[b], ATTENTION_BLOCK);
-        const struct operand values_t =
-            operand_row_major(pass->b->values_t + b * ATTENTION_BLOCK * D, ATTENTION_BLOCK);
-        k->product(p, ATTENTION_BLOCK, q, D, 1, keys_t, rows, ATTENTION_BLOCK, D, false);
-        k->product(ds, ATTENTION_BLOCK, dout, HD, 1, values_t, rows, ATTENTION_BLOCK, D, false);
-        k->softmax_backward(p, ds, lse, pass->b->delta + t, valid, rows);
-        k->product(dq, width, ds, ATTENTION_BLOCK, 1,
-                   operand_row_major(pass->state->qkv + key_row * width + key_at, width), rows, D,
-                   keys, true);
-        k->product(pass->b->dqkv + key_row * width + key_at, width, ds, 1, ATTENTION_BLOCK,
-                   operand_row_major(q, D), keys, D, rows, true);
-        k->product(pass->b->dqkv + key_row * width + value_at, width, p, 1, ATTENTION_BLOCK,
-                   operand_row_major(dout, HD), keys, D, rows, true);
+    const float *dout = pass->b->datt + look->row * HD + pass->head * D;
+    float *dkeys = pass->b->dqkv + row * width;
+    k->product(pass->b->dqkv + look->row * width + pass->head * D, width, ds + column,
+               ATTENTION_BLOCK, 1,
+               operand_row_major(pass->state->qkv + row * width + key_at, width), look->rows, D,
+               count, true);
+    k->product(dkeys + key_at, width, ds + column, 1, ATTENTION_BLOCK,
+               operand_row_major(look->q, D), count, D, look->rows, true);
+    k->product(dkeys + value_at, width, p + column, 1, ATTENTION_BLOCK, operand_row_major(dout, HD),
+               count, D, look->rows, true);
+}
+
+static void block_backward(const struct head_pass *pass, const struct look *look, int64_t b)
+{
+    const struct kernels *k = pass->model->kernels;
+    const int64_t D = pass->model->shape.D, HD = (int64_t)pass->model->shape.H * D;
+    const int64_t first = b * ATTENTION_BLOCK;
+    float p[ATTEND_TILE * ATTENTION_BLOCK], ds[ATTEND_TILE * ATTENTION_BLOCK];
+    int32_t valid[ATTEND_TILE];
+    for (int64_t r = 0; r < look->rows; r++) {
+        int64_t seen = look->position + r + 1 - first;
+        valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
     }
-    for (int64_t r = 0; r < rows; r++) {
-        k->scale(dq + r * width, pass->scale, D);
+    const float *dout = pass->b->datt + look->row * HD + pass->head * D;
+    k->product(p, ATTENTION_BLOCK, look->q, D, 1,
+               operand_row_major(pass->blocks[b], ATTENTION_BLOCK), look->rows, ATTENTION_BLOCK, D,
+               false);
+    k->product(ds, ATTENTION_BLOCK, dout, HD, 1,
+               operand_row_major(pass->b->values_t + first * D, ATTENTION_BLOCK), look->rows,
+               ATTENTION_BLOCK, D, false);
+    k->softmax_backward(p, ds, look->lse, pass->b->delta + look->row, valid, look->rows);
+    // The block's keys up to what the last row sees; of these the first ones may be shared rows.
+    const int32_t n = pass->sequence;
+    const int64_t keys = valid[look->rows - 1];
+    int64_t shared = pack_shared(pass->pack, n) - first;
+    shared = shared < 0 ? 0 : shared < keys ? shared : keys;
+    if (shared > 0) {
+        keys_backward(pass, look, p, ds, pack_row(pass->pack, n, (int32_t)first), 0, shared);
+    }
+    if (shared < keys) {
+        const int32_t row = pack_row(pass->pack, n, (int32_t)(first + shared));
+        keys_backward(pass, look, p, ds, row, shared, keys - shared);
     }
 }
 
@@ -168,35 +191,45 @@ static void head_backward(const struct head_pass *pass)
     const struct shape *s = &pass->model->shape;
     const struct kernels *k = pass->model->kernels;
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
-    CLEANUP(freep) float *q = malloc((size_t)(ATTEND_ROWS * D) * sizeof(*q));
-    CHECK(q != NULL);
-    for (int64_t t = pass->from; t < pass->to; t += ATTEND_ROWS) {
-        int64_t rows = pass->to - t < ATTEND_ROWS ? pass->to - t : ATTEND_ROWS;
-        float lse[ATTEND_ROWS];
-        for (int64_t r = 0; r < rows; r++) {
+    const int64_t from = pass->pack->start[pass->sequence];
+    const int64_t to = pass->pack->start[pass->sequence + 1];
+    float *q = pass->b->queries;
+    for (int64_t t = from; t < to; t += ATTEND_TILE) {
+        float lse[ATTEND_TILE];
+        const struct look look = {.row = t,
+                                  .rows = to - t < ATTEND_TILE ? to - t : ATTEND_TILE,
+                                  .position = pack_shared(pass->pack, pass->sequence) + t - from,
+                                  .q = q,
+                                  .lse = lse};
+        for (int64_t r = 0; r < look.rows; r++) {
             int64_t at = (t + r) * HD + pass->head * D;
             memcpy(q + r * D, pass->state->qkv + (t + r) * width + pass->head * D,
                    (size_t)D * sizeof(*q));
             pass->b->delta[t + r] = k->dot(pass->b->datt + at, pass->state->att + at, D);
             lse[r] = pass->state->lse[(t + r) * s->H + pass->head];
         }
-        k->scale(q, pass->scale, rows * D);
-        tile_backward(pass, t, rows, q, lse);
+        k->scale(q, pass->scale, look.rows * D);
+        for (int64_t b = 0; b <= (look.position + look.rows - 1) / ATTENTION_BLOCK; b++) {
+            block_backward(pass, &look, b);
+        }
+        for (int64_t r = 0; r < look.rows; r++) {
+            k->scale(pass->b->dqkv + (t + r) * width + pass->head * D, pass->scale, D);
+        }
     }
 }
 
 static void transpose_values(const struct backward *b, const struct model *model, const float *qkv,
-                             int64_t from, int64_t to, int64_t kv)
+                             const struct pack *pack, int32_t sequence, int64_t kv)
 {
     const struct shape *s = &model->shape;
     const int64_t D = s->D, width = ((int64_t)s->H + 2L * s->KV) * D;
-    const int64_t value_at = ((int64_t)s->H + s->KV + kv) * D;
-    for (int64_t t = from; t < to; t++) {
-        float *block = b->values_t + (t - from) / ATTENTION_BLOCK * ATTENTION_BLOCK * D;
+    const float *value = qkv + pack->start[sequence] * width + ((int64_t)s->H + s->KV + kv) * D;
+    for (int64_t t = pack_shared(pack, sequence); t < pack_count(pack, sequence); t++) {
+        float *block = b->values_t + t / ATTENTION_BLOCK * ATTENTION_BLOCK * D;
         for (int64_t d = 0; d < D; d++) {
-            block[d * ATTENTION_BLOCK + (t - from) % ATTENTION_BLOCK] =
-                qkv[t * width + value_at + d];
+            block[d * ATTENTION_BLOCK + t % ATTENTION_BLOCK] = value[d];
         }
+        value += width;
     }
 }
 
@@ -207,18 +240,17 @@ static void attention_backward(struct backward *b, struct forward *forward,
     const struct shape *s = &model->shape;
     const int64_t group = s->H / s->KV, width = ((int64_t)s->H + 2L * s->KV) * s->D;
     memset(b->dqkv, 0, (size_t)(pack->T * width) * sizeof(float));
-    for (int32_t i = 0; i < pack->count; i++) {
-        int64_t from = pack->start[i], to = pack->start[i + 1];
-        for (int64_t kv = 0; kv < s->KV; kv++) {
-            const float *const *blocks = forward_blocks(forward, model, state->qkv, from, to, kv);
-            transpose_values(b, model, state->qkv, from, to, kv);
+    for (int64_t kv = 0; kv < s->KV; kv++) {
+        for (int32_t i = 0; i < pack->count; i++) {
+            const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, i, kv);
+            transpose_values(b, model, state->qkv, pack, i, kv);
             for (int64_t g = 0; g < group; g++) {
                 const struct head_pass pass = {.b = b,
                                                .model = model,
                                                .state = state,
                                                .blocks = blocks,
-                                               .from = from,
-                                               .to = to,
+                                               .pack = pack,
+                                               .sequence = i,
                                                .head = kv * group + g,
                                                .kv = kv,
                                                .scale = 1.0f / sqrtf((float)s->D)};

@@ -11,9 +11,10 @@
 static const double LOG_RATIO_MAX = 20.0;
 enum { CHUNK_ROWS_MAX = 240, CHUNK_ROWS_MIN = 12, CHUNK_FLOATS = 1 << 18 };
 
-// struct target is one row whose logits are wanted: it predicts token `index` of sequence `k`.
+// struct target is one row whose logits are wanted: it predicts token `index` of sequence `k`,
+// whose own row is `token_row`. Rows repeat where sequences share them.
 struct target {
-    int32_t row, k, index;
+    int32_t row, token_row, k, index;
 };
 
 struct loss {
@@ -21,7 +22,8 @@ struct loss {
     float *hidden;          // [chunk, C]
     float *dhidden;         // [chunk, C]
     float *logits;          // [chunk, V]
-    struct target *targets; // [rows_max]
+    struct target *targets; // [targets_max], grown as needed
+    int64_t targets_max;
 };
 
 static void loss_destroyp(struct loss **loss)
@@ -44,6 +46,7 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
     loss->dhidden = malloc((size_t)(rows * s->C) * sizeof(float));
     loss->logits = malloc((size_t)(rows * s->V) * sizeof(float));
     loss->targets = malloc((size_t)rows_max * sizeof(*loss->targets));
+    loss->targets_max = rows_max;
     if (loss->hidden == NULL || loss->dhidden == NULL || loss->logits == NULL ||
         loss->targets == NULL) {
         return error_set(err, -ENOMEM, "loss: out of memory");
@@ -117,7 +120,7 @@ static struct token_loss policy_token(const struct loss_pass *pass, const struct
 {
     const struct sequence *sequence = pass->sequences[target->k];
     double behaviour = (double)sequence->behaviour[target->index];
-    double reference = pass->reference != NULL ? (double)pass->reference[target->row] : logp;
+    double reference = pass->reference != NULL ? (double)pass->reference[target->token_row] : logp;
     struct token_loss token = loss_token(pass->objective, (double)sequence->advantage,
                                          sequence->corrected, logp, behaviour, reference);
     struct loss_sums *sums = pass->sums;
@@ -194,14 +197,30 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     k->product(pass->grads + param->offset, C, loss->logits, 1, V,
                operand_row_major(loss->hidden, C), V, C, rows, true);
     for (int64_t r = 0; r < rows; r++) {
-        memcpy(pass->dfinal + targets[r].row * C, loss->dhidden + r * C, (size_t)C * sizeof(float));
+        k->add(pass->dfinal + targets[r].row * C, loss->dhidden + r * C, C);
+    }
+}
+
+// Shared rows can be wanted once for each sequence.
+static void reserve_targets(struct loss *loss, const struct pack *pack)
+{
+    int64_t count = 0;
+    for (int32_t k = 0; k < pack->count; k++) {
+        count += pack_count(pack, k);
+    }
+    if (count > loss->targets_max) {
+        free(loss->targets);
+        loss->targets = malloc((size_t)count * sizeof(*loss->targets));
+        CHECK(loss->targets != NULL);
+        loss->targets_max = count;
     }
 }
 
 // list_targets lists the rows whose logits are wanted: those of trained tokens, and all where
 // log-probs are asked for.
-static int64_t list_targets(const struct loss *loss, const struct loss_pass *pass)
+static int64_t list_targets(struct loss *loss, const struct loss_pass *pass)
 {
+    reserve_targets(loss, pass->pack);
     int64_t count = 0;
     for (int32_t k = 0; k < pass->pack->count; k++) {
         const struct sequence *sequence = pass->sequences[k];
@@ -211,8 +230,10 @@ static int64_t list_targets(const struct loss *loss, const struct loss_pass *pas
         }
         for (int32_t i = 1; i < sequence->count; i++) {
             if (all || sequence->weight[i] != 0.0f) {
-                loss->targets[count++] =
-                    (struct target){.row = pass->pack->start[k] + i - 1, .k = k, .index = i};
+                loss->targets[count++] = (struct target){.row = pack_row(pass->pack, k, i - 1),
+                                                         .token_row = pack_row(pass->pack, k, i),
+                                                         .k = k,
+                                                         .index = i};
             }
         }
     }
@@ -241,7 +262,8 @@ void loss_score(struct loss *loss, const struct loss_pass *pass, float *out)
         for (int64_t r = 0; r < rows; r++) {
             const float *logits = loss->logits + r * V;
             int32_t token = pass->sequences[targets[r].k]->ids[targets[r].index];
-            out[targets[r].row] = logits[token] - model->kernels->log_sum_exp(logits, (int32_t)V);
+            out[targets[r].token_row] =
+                logits[token] - model->kernels->log_sum_exp(logits, (int32_t)V);
         }
     }
 }

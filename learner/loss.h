@@ -57,8 +57,7 @@ struct loss_pass {
     float *dfinal;          // [T, C] written: gradient at forward->final
     float *grads;           // [params.elements] the head's gradient is added
     float *const *logprobs; // NULL, or per sequence NULL or count floats to fill (entry 0 is 0)
-    const float
-        *reference; // [T] by the row that predicts a token, as loss_score writes it; or NULL
+    const float *reference; // [T] by a token's own row, as loss_score writes it; or NULL
     struct loss_sums *sums; // added to
 };
 

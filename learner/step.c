@@ -35,7 +35,7 @@ struct lane {
     float *dfinal;
     float *reference; // [rows_max] log-probabilities under the reference model
     int32_t *ids, *position;
-    int32_t *start;
+    int32_t *start, *shared, *base; // of each sequence
 };
 
 struct trainer {
@@ -64,6 +64,8 @@ static void lane_finish(struct lane *lane)
     free(lane->ids);
     free(lane->position);
     free(lane->start);
+    free(lane->shared);
+    free(lane->base);
     *lane = (struct lane){0};
 }
 
@@ -77,8 +79,11 @@ static int lane_init(struct lane *lane, const struct model *model, int64_t rows_
     lane->ids = malloc(rows * sizeof(*lane->ids));
     lane->position = malloc(rows * sizeof(*lane->position));
     lane->start = malloc((rows + 1) * sizeof(*lane->start));
+    lane->shared = malloc(rows * sizeof(*lane->shared));
+    lane->base = malloc(rows * sizeof(*lane->base));
     if (lane->dfinal == NULL || lane->reference == NULL || lane->ids == NULL ||
-        lane->position == NULL || lane->start == NULL) {
+        lane->position == NULL || lane->start == NULL || lane->shared == NULL ||
+        lane->base == NULL) {
         return error_set(err, -ENOMEM, "trainer: no memory for %zu rows", rows);
     }
     int code = forward_create(&lane->forward, model, rows_max, err);
@@ -280,26 +285,63 @@ struct step_run {
     int first_slice; // of this rank
 };
 
+// prompt_tokens is how many tokens stand before the first trained one; 0 when none is trained.
+static int32_t prompt_tokens(const struct sequence *sequence)
+{
+    for (int32_t i = 0; i < sequence->count; i++) {
+        if (sequence->weight[i] != 0.0f) {
+            return i;
+        }
+    }
+    return 0;
+}
+
+// shared_tokens is how many of its first tokens a sequence can take from `owner`: the whole prompt,
+// if they have the same.
+static int32_t shared_tokens(const struct sequence *owner, const struct sequence *sequence)
+{
+    const int32_t prompt = prompt_tokens(sequence);
+    bool same = prompt_tokens(owner) == prompt &&
+                memcmp(owner->ids, sequence->ids, (size_t)prompt * sizeof(*owner->ids)) == 0;
+    return same ? prompt : 0;
+}
+
+// pack_micro lays a micro-batch's sequences out in the lane's arrays.
+static struct pack pack_micro(const struct step_run *run, const struct micro *micro,
+                              const struct lane *lane)
+{
+    int32_t T = 0;
+    int32_t owner = micro->from;
+    for (int32_t k = micro->from; k < micro->to; k++) {
+        const struct sequence *sequence = run->sequences[k];
+        const int32_t n = k - micro->from;
+        const int32_t shared =
+            k == micro->from ? 0 : shared_tokens(run->sequences[owner], sequence);
+        owner = shared > 0 ? owner : k;
+        lane->start[n] = T;
+        lane->shared[n] = shared;
+        lane->base[n] = shared > 0 ? lane->start[owner - micro->from] : T;
+        memcpy(lane->ids + T, sequence->ids + shared,
+               (size_t)(sequence->count - shared) * sizeof(*lane->ids));
+        for (int32_t i = shared; i < sequence->count; i++) {
+            lane->position[T++] = i;
+        }
+    }
+    lane->start[micro->to - micro->from] = T;
+    return (struct pack){.T = T,
+                         .count = micro->to - micro->from,
+                         .start = lane->start,
+                         .shared = lane->shared,
+                         .base = lane->base,
+                         .ids = lane->ids,
+                         .position = lane->position};
+}
+
 static void run_micro(struct step_run *run, const struct micro *micro, struct lane *lane, int slice)
 {
     const struct model *model = run->trainer->model;
     float *grads = run->trainer->grads[slice];
-    int32_t T = 0;
-    for (int32_t k = micro->from; k < micro->to; k++) {
-        const struct sequence *sequence = run->sequences[k];
-        lane->start[k - micro->from] = T;
-        memcpy(lane->ids + T, sequence->ids, (size_t)sequence->count * sizeof(*lane->ids));
-        for (int32_t i = 0; i < sequence->count; i++) {
-            lane->position[T + i] = i;
-        }
-        T += sequence->count;
-    }
-    lane->start[micro->to - micro->from] = T;
-    const struct pack pack = {.T = T,
-                              .count = micro->to - micro->from,
-                              .start = lane->start,
-                              .ids = lane->ids,
-                              .position = lane->position};
+    const struct pack pack = pack_micro(run, micro, lane);
     struct loss_pass pass = {
         .forward = lane->forward,
         .model = model,
@@ -341,14 +383,18 @@ static int plan_micros(struct micro *micros, const struct sequence *const *seque
 {
     int micro_count = 0;
     int64_t rows = 0;
+    int32_t owner = 0;
     for (int32_t k = 0; k < count; k++) {
         CHECK(sequences[k]->count >= 1);
-        if (micro_count == 0 || rows + sequences[k]->count > budget) {
+        int32_t shared = micro_count == 0 ? 0 : shared_tokens(sequences[owner], sequences[k]);
+        if (micro_count == 0 || rows + sequences[k]->count - shared > budget) {
             micros[micro_count++] = (struct micro){.from = k, .to = k};
             rows = 0;
+            shared = 0;
         }
+        owner = shared > 0 ? owner : k;
         micros[micro_count - 1].to = k + 1;
-        rows += sequences[k]->count;
+        rows += sequences[k]->count - shared;
         *rows_max = rows > *rows_max ? rows : *rows_max;
     }
     return micro_count;

@@ -2,9 +2,10 @@
 //
 // A trainer owns f32 master weights, gradients and moments, the model in compute form (the weights
 // as published), and `threads` workers, each with its activations. Sequences are packed into
-// micro-batches by a token budget without padding. Gradients are summed in a fixed order, so a
-// step's result depends on the set and order of the sequences only, not on timing, and not on the
-// number of threads or ranks.
+// micro-batches by a token budget without padding; a prompt that several sequences in a row begin
+// with is computed once for those in one micro-batch, which changes no log-probability. Gradients
+// are summed in a fixed order, so a step's result depends on the set and order of the sequences
+// only, not on timing, and not on the number of threads or ranks.
 #ifndef LEARNER_STEP_H
 #define LEARNER_STEP_H
 
@@ -47,7 +48,7 @@ struct step_report {
     double ratio_max;
     double clipped;      // share of trained tokens whose gradient the clip removed
     double mismatch_max; // max |logp_now - behaviour| over on_policy sequences' trained tokens
-    int64_t tokens;      // all tokens run
+    int64_t tokens;      // of all sequences
     int64_t tokens_trained;
     bool skipped; // the norm was not finite: nothing was changed
 };
@@ -60,7 +61,8 @@ struct trainer_config {
     enum dtype
         published; // DTYPE_BF16: the forward pass sees rounded weights, as actors do; DTYPE_F32
     int32_t threads;
-    int32_t micro_tokens; // token budget of a micro-batch; a longer sequence runs alone
+    int32_t micro_tokens; // token budget of a micro-batch, shared ones counted once; a longer
+                          // sequence runs alone
     bool any_order;       // one gradient a thread, which takes less memory: threads and ranks then
                           // change the order of its sum; false: the model's size alone decides it
     struct collective *collective; // NULL: one rank; else this rank's end, borrowed

@@ -9,7 +9,10 @@
 
 #include "common/tensor/kernels.h"
 
-enum { ATTEND_ROWS = 24 }; // query rows of one call
+enum {
+    ATTEND_TILE = 24, // consecutive positions of one sequence that are best in one call
+    ATTEND_ROWS = 48, // query rows of one call at most
+};
 
 static inline int64_t kv_block_floats(int64_t D)
 {
@@ -19,19 +22,26 @@ static inline int64_t kv_block_floats(int64_t D)
 // kv_block_put writes the key and value [D] of one position into its block.
 void kv_block_put(float *block, int64_t position, const float *key, const float *value, int64_t D);
 
-// struct attend is one call: `rows` queries that share one key head.
+// struct attend_part is some rows of a call: queries of one sequence that share one key head.
+struct attend_part {
+    const float *const *blocks; // block b holds positions 32b ..
+    const float *q;             // row r at q + r*q_stride
+    float *out;                 // row r at out + r*out_stride, written
+    int64_t position;           // of row 0
+};
+
+// struct attend is one call: `parts` parts of `rows` rows each.
 struct attend {
     const struct kernels *kernels;
     int64_t D;
-    const float *const *blocks; // [blocks] block b holds positions 32b ..
-    const float *q;             // row r at q + r*q_stride
-    int64_t q_stride;
-    float *out; // row r at out + r*out_stride, written
-    int64_t out_stride;
-    float *lse;            // [rows] log-sum-exp of the scaled scores, written; NULL: not wanted
-    int64_t rows;          // 1 .. ATTEND_ROWS
-    int64_t position;      // of row 0
+    const struct attend_part *part; // [parts]
+    int64_t parts;
+    int64_t rows;          // of each part; parts * rows is 1 .. ATTEND_ROWS
     int64_t position_step; // 1: rows are consecutive positions; 0: rows are heads of one position
+    int64_t shared;        // the first so many blocks are the same in all parts, and all before the
+                           // first query's position
+    int64_t q_stride, out_stride;
+    float *lse; // [parts * rows] log-sum-exp of the scaled scores, written; NULL: not wanted
 };
 
 void attend_run(const struct attend *attend);

@@ -28,8 +28,8 @@ struct decode {
     float *head;   // [HEAD_ROWS, C] gathered rows that want logits
     float *logits; // [HEAD_ROWS, V]
     int32_t *ids, *position;
-    const float **blocks; // block list of one sequence and head
-    int64_t blocks_max;
+    const float **blocks; // block lists of ATTEND_ROWS sequences, for one head
+    int64_t blocks_max;   // of each
 };
 
 size_t kv_page_bytes(const struct shape *shape, enum compute compute)
@@ -95,7 +95,7 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
     decode->memory = floats_alloc((size_t)floats);
     decode->ids = malloc((size_t)rows * sizeof(*decode->ids));
     decode->position = malloc((size_t)rows * sizeof(*decode->position));
-    decode->blocks = malloc((size_t)decode->blocks_max * sizeof(*decode->blocks));
+    decode->blocks = malloc(ATTEND_ROWS * (size_t)decode->blocks_max * sizeof(*decode->blocks));
     if (decode->memory == NULL || decode->ids == NULL || decode->position == NULL ||
         decode->blocks == NULL) {
         return error_set(err, -ENOMEM, "decode: no memory for %d rows", rows_max);
@@ -142,52 +142,144 @@ static void write_rows(const struct decode *decode, const struct model *model,
     }
 }
 
-// attend_run_of_rows handles `rows` consecutive rows of one sequence, the first of which is row
-// `first` of the call. A single row takes all heads of a group in one go; more rows take one head
-// at a time. Bits are the same either way.
-static void attend_rows(const struct decode *decode, const struct model *model,
-                        const struct kv_memory *memory, int32_t layer,
-                        const struct decode_row *first_row, int64_t first, int64_t rows)
+// struct look is rows [first, first + count) of a call that attend together: consecutive positions
+// of one sequence, or the newest positions of several sequences whose first `shared` blocks are the
+// same pages. Bits do not depend on how rows are put together.
+struct look {
+    const struct decode_row *rows; // of the whole call
+    int32_t first, count;
+    int64_t shared;
+    bool one_sequence;
+};
+
+// block_list lists the blocks of one row's sequence up to its `last` position, for one head.
+static const float *const *block_list(const struct decode *decode, const struct model *model,
+                                      const struct kv_memory *memory, int32_t layer, int64_t kv,
+                                      const struct decode_row *row, int64_t last, int64_t list)
+{
+    const float **blocks = decode->blocks + list * decode->blocks_max;
+    for (int64_t b = 0; b <= last / KV_PAGE_TOKENS; b++) {
+        blocks[b] = block_of(memory, &model->shape, row->pages[b], layer, kv);
+    }
+    return blocks;
+}
+
+// A sequence's consecutive positions go one query head at a time.
+static void look_along(const struct decode *decode, const struct model *model,
+                       const struct kv_memory *memory, int32_t layer, const struct look *look)
+{
+    const struct shape *s = &model->shape;
+    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
+    const struct decode_row *row = &look->rows[look->first];
+    struct attend_part part = {.position = row->position};
+    const struct attend attend = {.kernels = model->kernels,
+                                  .D = s->D,
+                                  .part = &part,
+                                  .parts = 1,
+                                  .rows = look->count,
+                                  .position_step = 1,
+                                  .q_stride = width,
+                                  .out_stride = HD};
+    for (int64_t h = 0; h < s->H; h++) {
+        const int64_t kv = h / (s->H / s->KV);
+        part.blocks =
+            block_list(decode, model, memory, layer, kv, row, row->position + look->count - 1, 0);
+        part.q = decode->state.qkv + look->first * width + h * s->D;
+        part.out = decode->state.att + look->first * HD + h * s->D;
+        attend_run(&attend);
+    }
+}
+
+// Single positions go with all query heads of a key head.
+static void look_across(const struct decode *decode, const struct model *model,
+                        const struct kv_memory *memory, int32_t layer, const struct look *look)
 {
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
     const int64_t group = s->H / s->KV;
-    const int64_t position = first_row->position;
-    const bool by_head = rows == 1 && group <= ATTEND_ROWS;
+    struct attend_part parts[ATTEND_ROWS];
+    const struct attend attend = {.kernels = model->kernels,
+                                  .D = s->D,
+                                  .part = parts,
+                                  .parts = look->count,
+                                  .rows = group,
+                                  .shared = look->shared,
+                                  .q_stride = s->D,
+                                  .out_stride = s->D};
     for (int64_t kv = 0; kv < s->KV; kv++) {
-        for (int64_t b = 0; b <= (position + rows - 1) / KV_PAGE_TOKENS; b++) {
-            decode->blocks[b] = block_of(memory, s, first_row->pages[b], layer, kv);
+        for (int64_t i = 0; i < look->count; i++) {
+            const struct decode_row *row = &look->rows[look->first + i];
+            const int64_t at = look->first + i, head = kv * group * s->D;
+            parts[i] = (struct attend_part){
+                .blocks = block_list(decode, model, memory, layer, kv, row, row->position, i),
+                .q = decode->state.qkv + at * width + head,
+                .out = decode->state.att + at * HD + head,
+                .position = row->position};
         }
-        struct attend attend = {.kernels = model->kernels,
-                                .D = s->D,
-                                .blocks = decode->blocks,
-                                .q_stride = by_head ? s->D : width,
-                                .out_stride = by_head ? s->D : HD,
-                                .rows = by_head ? group : rows,
-                                .position = position,
-                                .position_step = by_head ? 0 : 1};
-        for (int64_t g = 0; g < (by_head ? 1 : group); g++) {
-            int64_t head = kv * group + g;
-            attend.q = decode->state.qkv + first * width + head * s->D;
-            attend.out = decode->state.att + first * HD + head * s->D;
-            attend_run(&attend);
-        }
+        attend_run(&attend);
     }
+}
+
+static bool follows(const struct decode_row *row)
+{
+    return row[1].pages == row->pages && row[1].position == row->position + 1;
+}
+
+// shared_blocks is how many of the first `limit` pages of two rows are the same and full.
+static int64_t shared_blocks(const struct decode_row *a, const struct decode_row *b, int64_t limit)
+{
+    int64_t shared = 0;
+    int64_t most = b->position / KV_PAGE_TOKENS < limit ? b->position / KV_PAGE_TOKENS : limit;
+    while (shared < most && a->pages[shared] == b->pages[shared]) {
+        shared++;
+    }
+    return shared;
+}
+
+// look_from puts rows together, beginning with row `first`. A single row joins when it shares
+// blocks and does not halve what the rows before it share.
+static struct look look_from(const struct model *model, const struct decode_row *rows,
+                             int32_t first, int32_t count)
+{
+    const int32_t group = model->shape.H / model->shape.KV;
+    struct look look = {.rows = rows, .first = first, .count = 1};
+    int32_t at = first;
+    while (at + 1 < count && look.count < ATTEND_TILE && follows(&rows[at])) {
+        look.one_sequence = true;
+        look.count++;
+        at++;
+    }
+    if (look.one_sequence || group > ATTEND_ROWS) {
+        look.one_sequence = true;
+        return look;
+    }
+    look.shared = rows[first].position / KV_PAGE_TOKENS;
+    for (at = first + 1; at < count && (look.count + 1) * group <= ATTEND_ROWS; at++) {
+        int64_t shared = shared_blocks(&rows[first], &rows[at], look.shared);
+        bool single = at + 1 == count || !follows(&rows[at]);
+        if (!single || shared == 0 || (look.count > 1 && 2 * shared < look.shared)) {
+            break;
+        }
+        look.shared = shared;
+        look.count++;
+    }
+    look.shared = look.count > 1 ? look.shared : 0;
+    return look;
 }
 
 static void attention_rows(const struct decode *decode, const struct model *model,
                            const struct kv_memory *memory, int32_t layer,
                            const struct decode_row *rows, int32_t count)
 {
-    int32_t from = 0;
-    while (from < count) {
-        int32_t to = from + 1;
-        while (to < count && to - from < ATTEND_ROWS && rows[to].pages == rows[from].pages &&
-               rows[to].position == rows[to - 1].position + 1) {
-            to++;
+    int32_t at = 0;
+    while (at < count) {
+        const struct look look = look_from(model, rows, at, count);
+        if (look.one_sequence) {
+            look_along(decode, model, memory, layer, &look);
+        } else {
+            look_across(decode, model, memory, layer, &look);
         }
-        attend_rows(decode, model, memory, layer, &rows[from], from, to - from);
-        from = to;
+        at += look.count;
     }
 }
 

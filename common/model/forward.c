@@ -67,38 +67,43 @@ static void carve(struct forward *forward, int64_t T)
 }
 
 const float *const *forward_blocks(struct forward *forward, const struct model *model,
-                                   const float *qkv, int64_t from, int64_t to, int64_t kv)
+                                   const float *qkv, const struct pack *pack, int32_t k, int64_t kv)
 {
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D;
     const int64_t key = ((int64_t)s->H + kv) * s->D, value = key + (int64_t)s->KV * s->D;
-    for (int64_t t = from; t < to; t++) {
-        const float *row = qkv + t * width;
-        float *block = forward->blocks + (t - from) / ATTENTION_BLOCK * kv_block_floats(s->D);
-        kv_block_put(block, t - from, row + key, row + value, s->D);
+    const float *row = qkv + pack->start[k] * width;
+    for (int64_t t = pack_shared(pack, k); t < pack_count(pack, k); t++, row += width) {
+        float *block = forward->blocks + t / ATTENTION_BLOCK * kv_block_floats(s->D);
+        kv_block_put(block, t, row + key, row + value, s->D);
     }
     return forward->block_list;
 }
 
+// attend_head has the own rows of sequence `k` look at its keys with one query head.
 static void attend_head(const struct model *model, const struct block_state *state,
-                        const float *const *blocks, int64_t from, int64_t to, int64_t head)
+                        const float *const *blocks, const struct pack *pack, int32_t k,
+                        int64_t head)
 {
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
-    float lse[ATTEND_ROWS];
-    for (int64_t t = from; t < to; t += ATTEND_ROWS) {
-        int64_t rows = to - t < ATTEND_ROWS ? to - t : ATTEND_ROWS;
+    const int64_t from = pack->start[k], to = pack->start[k + 1];
+    float lse[ATTEND_TILE];
+    for (int64_t t = from; t < to; t += ATTEND_TILE) {
+        const int64_t rows = to - t < ATTEND_TILE ? to - t : ATTEND_TILE;
+        const struct attend_part part = {.blocks = blocks,
+                                         .q = state->qkv + t * width + head * s->D,
+                                         .out = state->att + t * HD + head * s->D,
+                                         .position = pack_shared(pack, k) + t - from};
         const struct attend attend = {.kernels = model->kernels,
                                       .D = s->D,
-                                      .blocks = blocks,
-                                      .q = state->qkv + t * width + head * s->D,
-                                      .q_stride = width,
-                                      .out = state->att + t * HD + head * s->D,
-                                      .out_stride = HD,
-                                      .lse = lse,
+                                      .part = &part,
+                                      .parts = 1,
                                       .rows = rows,
-                                      .position = t - from,
-                                      .position_step = 1};
+                                      .position_step = 1,
+                                      .q_stride = width,
+                                      .out_stride = HD,
+                                      .lse = lse};
         attend_run(&attend);
         for (int64_t r = 0; r < rows; r++) {
             state->lse[(t + r) * s->H + head] = lse[r];
@@ -111,12 +116,11 @@ static void attention_rows(struct forward *forward, const struct model *model,
 {
     const struct shape *s = &model->shape;
     const int64_t group = s->H / s->KV;
-    for (int32_t k = 0; k < pack->count; k++) {
-        int64_t from = pack->start[k], to = pack->start[k + 1];
-        for (int64_t kv = 0; kv < s->KV; kv++) {
-            const float *const *blocks = forward_blocks(forward, model, state->qkv, from, to, kv);
+    for (int64_t kv = 0; kv < s->KV; kv++) {
+        for (int32_t k = 0; k < pack->count; k++) {
+            const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, k, kv);
             for (int64_t g = 0; g < group; g++) {
-                attend_head(model, state, blocks, from, to, kv * group + g);
+                attend_head(model, state, blocks, pack, k, kv * group + g);
             }
         }
     }

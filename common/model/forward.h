@@ -1,26 +1,47 @@
 // forward.h: whole sequences, packed one after another without padding, through all layers, keeping
 // what the backward pass needs.
 //
-// Each sequence starts at position 0 and sees only itself. A row's bits equal what decode.h
-// computes for the same token.
+// Each sequence starts at position 0 and sees only itself; sequences with the same beginning may
+// share its rows. A row's bits equal what decode.h computes for the same token, shared or not.
 #ifndef COMMON_MODEL_FORWARD_H
 #define COMMON_MODEL_FORWARD_H
 
 #include "common/model/block.h"
 
-// struct pack is `count` sequences in T rows: sequence k is rows start[k] .. start[k+1]-1.
+// struct pack is `count` sequences in T rows. The first shared[k] tokens of sequence k are the rows
+// from base[k] on, which an earlier sequence owns; the others are its own, rows start[k] ..
+// start[k+1]-1. Sequences with one base follow each other, the owner first.
 struct pack {
     int64_t T;
     int32_t count;
     const int32_t *start;    // [count + 1]
+    const int32_t *shared;   // [count], shorter than the owner; NULL: nothing is shared
+    const int32_t *base;     // [count]
     const int32_t *ids;      // [T]
-    const int32_t *position; // [T], from 0 in each sequence
+    const int32_t *position; // [T] in its sequence
 };
+
+static inline int32_t pack_shared(const struct pack *pack, int32_t k)
+{
+    return pack->shared == NULL ? 0 : pack->shared[k];
+}
+
+// pack_count is how many tokens sequence `k` has, shared ones included.
+static inline int32_t pack_count(const struct pack *pack, int32_t k)
+{
+    return pack_shared(pack, k) + pack->start[k + 1] - pack->start[k];
+}
+
+// pack_row is the row of token `i` of sequence `k`.
+static inline int32_t pack_row(const struct pack *pack, int32_t k, int32_t i)
+{
+    int32_t shared = pack_shared(pack, k);
+    return i < shared ? pack->base[k] + i : pack->start[k] + i - shared;
+}
 
 struct forward {
     const struct shape *shape; // borrowed from the model it was made for
     int64_t rows_max;
-    int64_t sequence_max;           // rows of one sequence at most
     float *memory;                  // all activations
     struct block_state *layers;     // [L], laid out for the rows of the last run
     float *last;                    // [T, C] residual stream after the last layer
@@ -38,10 +59,12 @@ void forward_destroy(struct forward *forward);
 // forward_run fills layers, last and final for `pack` (T <= rows_max). One thread a forward.
 void forward_run(struct forward *forward, const struct model *model, const struct pack *pack);
 
-// forward_blocks lays the keys and values of head `kv` of rows [from, to) of a layer's qkv out as
-// blocks for attend_run; the list is valid until the next call.
+// forward_blocks lays the keys and values of head `kv` of sequence `k`, taken from a layer's qkv,
+// out as blocks for attend_run; the list is valid until the next call. A sequence with shared rows
+// must follow the one that owns them, for the same head.
 const float *const *forward_blocks(struct forward *forward, const struct model *model,
-                                   const float *qkv, int64_t from, int64_t to, int64_t kv);
+                                   const float *qkv, const struct pack *pack, int32_t k,
+                                   int64_t kv);
 
 // forward_logprobs writes logprob[i], i = 0 .. T-2: the natural log-probability of ids[i+1] given
 // ids[0..i], for one sequence of T <= rows_max tokens. `logits` is scratch of at least V floats

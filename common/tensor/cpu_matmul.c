@@ -28,7 +28,7 @@ struct tile {
     bool a_packed;            // tile after tile, in each k after k; a_row is 1
     const float *b, *b_right; // two panels side by side
     int64_t b_row;
-    const float *ahead; // fetched meanwhile, ahead_step floats at each k
+    const float *ahead, *ahead_right; // fetched meanwhile, ahead_step floats at each k
     int64_t ahead_step;
     int64_t K;
     bool accumulate;
@@ -55,11 +55,16 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
     const float *b = t->b;
     const float *b_right = t->b_right;
     const float *ahead = t->ahead;
+    const float *ahead_right = t->ahead_right;
     for (int64_t k = 0; k < t->K; k++) {
         v16 b0 = full ? v_load(b) : v_load_n(b, left);
         v16 b1 = vecs == 1 ? b0 : full ? v_load(b_right) : v_load_n(b_right, right);
         __builtin_prefetch(ahead);
         ahead += t->ahead_step;
+        if (vecs == 2) {
+            __builtin_prefetch(ahead_right);
+            ahead_right += t->ahead_step;
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             v16 x = v_set(a[r * t->a_row]);
@@ -147,6 +152,8 @@ static void columns_run(struct tile t, int64_t rows, int width, bool wide)
         tile_rows(&t, (int)count, width, wide);
         t.c += count * t.ldc;
         t.a += count * (t.a_packed ? t.K : t.a_row);
+        t.ahead += t.K * t.ahead_step;
+        t.ahead_right += t.K * t.ahead_step;
     }
 }
 
@@ -161,6 +168,7 @@ static void panels_run(struct tile t, int64_t rows, int width)
     if (width > PANEL) {
         t.c += PANEL;
         t.b = t.b_right;
+        t.ahead = t.ahead_right;
         columns_run(t, rows, width - PANEL, false);
     }
 }
@@ -207,13 +215,14 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
     const bool copied = b.row_stride != PANEL && rows >= COPY_ROWS;
     float *c = t.c;
     t.b_row = copied ? PANEL : b.row_stride;
-    t.ahead_step = (2 * PANEL * ROWS + rows - 1) / rows;
+    t.ahead_step = (PANEL + tile_count(rows) - 1) / tile_count(rows);
     for (int64_t n = 0; n < N; n += 2 * PANEL) {
         const float *panel = b.data + n / PANEL * b.panel_stride;
         const int width = N - n < 2 * PANEL ? (int)(N - n) : 2 * PANEL;
         t.b = panel;
         t.b_right = panel + b.panel_stride;
-        t.ahead = copied ? t.a : panel + 2 * b.panel_stride;
+        t.ahead = b.next != NULL ? b.next + n * t.K : panel + 2 * b.panel_stride;
+        t.ahead_right = t.ahead + (b.next != NULL ? PANEL * t.K : b.panel_stride);
         if (copied) {
             copy_b(b_copy[0], t.b, b.row_stride, t.K, width < PANEL ? width : PANEL);
             copy_b(b_copy[1], t.b_right, b.row_stride, t.K, width > PANEL ? width - PANEL : 0);

@@ -23,6 +23,7 @@ struct operand {
     const float *data;
     int64_t panel_stride;
     int64_t row_stride;
+    const float *next; // N*K floats that are read after the product, fetched meanwhile; may be NULL
 };
 
 struct adamw {
