@@ -5,6 +5,7 @@
 #include "learner/reward.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +49,16 @@ static void add_row(struct batch *batch, const struct group *group, const struct
         (struct batch_row){.group = group, .play = play, .role = role, .reward = reward};
 }
 
+static void add_intrinsic(struct batch_kind *kind, const struct intrinsic *intrinsic)
+{
+    for (int i = 0; i < INTRINSIC_TERMS; i++) {
+        if (!isnan(intrinsic->value[i])) {
+            kind->intrinsic[i] += intrinsic->value[i];
+            kind->intrinsic_counts[i]++;
+        }
+    }
+}
+
 static void add_proposal(struct batch *batch, const struct group *group,
                          const struct run_config *config, bool propose)
 {
@@ -55,13 +66,15 @@ static void add_proposal(struct batch *batch, const struct group *group,
     struct proposal_result result = {.outcome = (enum outcome)group->proposal.verdict->outcome,
                                      .formatted = group->proposal.verdict->formatted,
                                      .duplicate = group->duplicate,
-                                     .accuracy = group->accuracy};
+                                     .accuracy = group->accuracy,
+                                     .intrinsic = group->intrinsic};
     kind->proposals++;
     kind->valid += result.outcome == OUTCOME_OK;
     kind->formatted += result.formatted;
     kind->duplicates += result.duplicate;
     if (result.outcome == OUTCOME_OK) {
         kind->learnability += reward_learnability(result.accuracy, 0.0);
+        add_intrinsic(kind, &group->intrinsic);
     }
     if (propose) {
         add_row(batch, group, &group->proposal, ROLE_PROPOSE, reward_propose(config, &result));
@@ -141,6 +154,10 @@ static void finish_kinds(struct batch *batch)
         kind->learnability /= kind->valid > 0 ? kind->valid : 1;
         kind->proposer_reward /= kind->proposer_rows > 0 ? kind->proposer_rows : 1;
         kind->solver_reward /= kind->solver_rows > 0 ? kind->solver_rows : 1;
+        for (int term = 0; term < INTRINSIC_TERMS; term++) {
+            int32_t count = kind->intrinsic_counts[term];
+            kind->intrinsic[term] /= count > 0 ? count : 1;
+        }
     }
 }
 

@@ -28,6 +28,8 @@ struct batch_kind {
     double learnability;                    // mean of 1 - a over valid ones with 0 < a < 1, else 0
     int64_t proposer_tokens, solver_tokens; // of the trained rows
     int32_t scratchpads;                    // answers with a thinking part
+    double intrinsic[INTRINSIC_TERMS];      // means over the valid proposals that have the term
+    int32_t intrinsic_counts[INTRINSIC_TERMS];
 };
 
 struct batch {

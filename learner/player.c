@@ -262,6 +262,7 @@ static void on_validated(void *context, uint64_t tag, const Kelvin__Verdict *ver
     if (ok) {
         group->valid = true;
         group->task = task_of(group, verdict);
+        intrinsic_measure(&group->intrinsic, player->tasks, group->task, verdict->facts);
     }
     if (!player->validated(player->context, group)) {
         close_group(player, group, GROUP_FINISHED);
@@ -272,6 +273,46 @@ static void on_validated(void *context, uint64_t tag, const Kelvin__Verdict *ver
 }
 
 static void propose(struct player *player, struct group *group);
+
+static void free_tasks(Kelvin__Task **tasks, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        if (tasks[i] != NULL) {
+            kelvin__task__free_unpacked(tasks[i], NULL);
+        }
+    }
+}
+
+// Asks whether the proposal of a group is a valid task, and for the facts about its program.
+static void validate(struct player *player, struct group *group)
+{
+    Kelvin__Task *parents[TASK_REFERENCES_MAX] = {0};
+    char *programs[TASK_REFERENCES_MAX];
+    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
+    request.check = KELVIN__CHECK__VALIDATE;
+    request.role = KELVIN__ROLE__PROPOSE;
+    request.response = group->proposal.rollout->text;
+    request.strip = player->strip;
+    if (group->kind == KIND_INDUCTION) {
+        request.program = group->shown->program;
+        request.inputs_count = (uint32_t)player->config->azr.inputs;
+        verify(player, group, &request, on_validated, 0);
+        return;
+    }
+    request.describe = true;
+    struct error err = {0};
+    for (int32_t i = 0; i < group->parent_count; i++) {
+        if (tasks_get(player->tasks, group->parents[i], &parents[i], &err) < 0) {
+            free_tasks(parents, i);
+            player->failed(player->context, &err);
+            return;
+        }
+        programs[request.n_references++] = parents[i]->program;
+    }
+    request.references = programs;
+    verify(player, group, &request, on_validated, 0);
+    free_tasks(parents, group->parent_count);
+}
 
 static void on_proposal(void *context, uint64_t tag, const Kelvin__Rollout *rollout)
 {
@@ -296,16 +337,7 @@ static void on_proposal(void *context, uint64_t tag, const Kelvin__Rollout *roll
         return;
     }
     group->proposal.rollout = rollout_copy(rollout);
-    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
-    request.check = KELVIN__CHECK__VALIDATE;
-    request.role = KELVIN__ROLE__PROPOSE;
-    request.response = group->proposal.rollout->text;
-    if (group->kind == KIND_INDUCTION) {
-        request.program = group->shown->program;
-        request.inputs_count = (uint32_t)player->config->azr.inputs;
-    }
-    request.strip = player->strip;
-    verify(player, group, &request, on_validated, 0);
+    validate(player, group);
 }
 
 void player_check(struct player *player, struct group *group, const Kelvin__Task *task)
@@ -321,15 +353,6 @@ void player_check(struct player *player, struct group *group, const Kelvin__Task
     request.strip = player->strip;
     group->given = task;
     verify(player, group, &request, on_validated, 0);
-}
-
-static void free_tasks(Kelvin__Task **tasks, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++) {
-        if (tasks[i] != NULL) {
-            kelvin__task__free_unpacked(tasks[i], NULL);
-        }
-    }
 }
 
 // Draws what a proposal is shown: one program for induction, else K whole tasks. After

@@ -14,6 +14,7 @@
 #include "common/base/error.h"
 #include "common/base/limits.h"
 #include "common/base/task.h"
+#include "learner/intrinsic.h"
 
 #include "proto/rollout.pb-c.h"
 #include "proto/task.pb-c.h"
@@ -50,6 +51,7 @@ struct group {
     bool valid;     // the proposal passed its validation
     bool duplicate; // the store held it
     double accuracy;
+    struct intrinsic intrinsic; // of a valid proposal
 
     // For the part that runs the group (player.h).
     void *owner;

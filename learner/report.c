@@ -52,6 +52,13 @@ static void put_kind_numbers(json_t *line, enum task_kind kind, const struct bat
         put_kind(line, "duplicates", kind, share(numbers->duplicates, numbers->proposals));
         put_kind(line, "learnability", kind, numbers->learnability);
     }
+    for (int term = 0; term < INTRINSIC_TERMS; term++) {
+        char key[48];
+        (void)snprintf(key, sizeof(key), "intrinsic/%s", intrinsic_name(term));
+        if (numbers->intrinsic_counts[term] > 0) {
+            put_kind(line, key, kind, numbers->intrinsic[term]);
+        }
+    }
     if (numbers->answers > 0) {
         put_kind(line, "accuracy", kind, numbers->accuracy);
         put_kind(line, "scratchpad", kind, share(numbers->scratchpads, numbers->answers));

@@ -16,7 +16,9 @@ double reward_propose(const struct run_config *config, const struct proposal_res
     if (result->duplicate && config->azr.duplicate_reward < 1.0) {
         return config->azr.duplicate_reward;
     }
-    return reward_learnability(result->accuracy, config->azr.zero_learnability_reward);
+    double learnability = reward_learnability(result->accuracy, 0.0);
+    return learnability > 0.0 ? intrinsic_reward(config, &result->intrinsic, learnability)
+                              : config->azr.zero_learnability_reward;
 }
 
 double reward_solve(const struct run_config *config, const struct answer_result *result)

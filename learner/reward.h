@@ -5,6 +5,7 @@
 
 #include "common/base/run_config.h"
 #include "common/base/task.h"
+#include "learner/intrinsic.h"
 
 #include <stdbool.h>
 
@@ -12,8 +13,9 @@
 struct proposal_result {
     enum outcome outcome; // of its validation; never OUTCOME_INFRASTRUCTURE
     bool formatted;
-    bool duplicate;  // the store held it already
-    double accuracy; // a: mean score of the solver on it; read when outcome is OK
+    bool duplicate;             // the store held it already
+    double accuracy;            // a: mean score of the solver on it; read when outcome is OK
+    struct intrinsic intrinsic; // likewise
 };
 
 // struct answer_result is what became of one answer.

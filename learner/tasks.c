@@ -44,6 +44,7 @@ struct tasks {
     sqlite3_stmt *statements[STATEMENTS];
     char *path;
     struct task_index index[KINDS];
+    struct counts inputs[KINDS], outputs[KINDS];
     uint64_t next_task;
     bool open_transaction;
 };
@@ -118,16 +119,34 @@ static int kind_of_name(const char *name)
     return -1;
 }
 
+// Counts the strings of a stored JSON array.
+static void count_texts(struct counts *counts, const char *text, int by)
+{
+    CLEANUP(json_decrefp) json_t *list = NULL;
+    if (text == NULL || json_parse(&list, text, strlen(text), "the store", NULL) < 0) {
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *item = json_string_value(json_array_get(list, i));
+        if (item != NULL) {
+            counts_add(counts, item, by);
+        }
+    }
+}
+
 static int load_indexes(struct tasks *tasks, struct error *err)
 {
     for (int kind = 0; kind < KINDS; kind++) {
         tasks->index[kind].count = 0;
+        counts_finish(&tasks->inputs[kind]);
+        counts_finish(&tasks->outputs[kind]);
     }
     sqlite3_stmt *rows = NULL;
-    if (sqlite3_prepare_v2(tasks->db,
-                           "SELECT id,kind,step,digest FROM tasks WHERE left_step IS NULL"
-                           " ORDER BY id",
-                           -1, &rows, NULL) != SQLITE_OK) {
+    if (sqlite3_prepare_v2(
+            tasks->db,
+            "SELECT id,kind,step,digest,inputs,outputs FROM tasks WHERE left_step IS NULL"
+            " ORDER BY id",
+            -1, &rows, NULL) != SQLITE_OK) {
         return store_error(tasks, err);
     }
     int code = 0;
@@ -142,6 +161,8 @@ static int load_indexes(struct tasks *tasks, struct error *err)
                                    .step = sqlite3_column_int64(rows, 2),
                                    .digest = (uint64_t)sqlite3_column_int64(rows, 3)};
         (void)task_index_add(&tasks->index[kind], entry);
+        count_texts(&tasks->inputs[kind], (const char *)sqlite3_column_text(rows, 4), 1);
+        count_texts(&tasks->outputs[kind], (const char *)sqlite3_column_text(rows, 5), 1);
     }
     (void)sqlite3_finalize(rows);
     int64_t task = 0;
@@ -175,6 +196,8 @@ void tasks_close(struct tasks *tasks)
     (void)sqlite3_close(tasks->db);
     for (int kind = 0; kind < KINDS; kind++) {
         task_index_finish(&tasks->index[kind]);
+        counts_finish(&tasks->inputs[kind]);
+        counts_finish(&tasks->outputs[kind]);
     }
     free(tasks->path);
     free(tasks);
@@ -350,6 +373,16 @@ const struct task_index *tasks_index(const struct tasks *tasks, enum task_kind k
     return &tasks->index[kind];
 }
 
+const struct counts *tasks_inputs(const struct tasks *tasks, enum task_kind kind)
+{
+    return &tasks->inputs[kind];
+}
+
+const struct counts *tasks_outputs(const struct tasks *tasks, enum task_kind kind)
+{
+    return &tasks->outputs[kind];
+}
+
 uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling mode,
                             struct rng *rng)
 {
@@ -406,6 +439,28 @@ static int finish(struct tasks *tasks, sqlite3_stmt *row, struct error *err)
     return code;
 }
 
+static void count_task(struct tasks *tasks, const Kelvin__Task *task, int by)
+{
+    for (size_t i = 0; i < task->n_inputs; i++) {
+        counts_add(&tasks->inputs[task->kind], task->inputs[i], by);
+    }
+    for (size_t i = 0; i < task->n_outputs; i++) {
+        counts_add(&tasks->outputs[task->kind], task->outputs[i], by);
+    }
+}
+
+// Takes the values of a task that leaves out of the counts.
+static int uncount(struct tasks *tasks, uint64_t id, struct error *err)
+{
+    Kelvin__Task *task = NULL;
+    int code = tasks_get(tasks, id, &task, err);
+    if (code == 0) {
+        count_task(tasks, task, -1);
+        kelvin__task__free_unpacked(task, NULL);
+    }
+    return code;
+}
+
 int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t now,
               bool *duplicate, struct error *err)
 {
@@ -437,8 +492,13 @@ int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t 
     *duplicate = false;
     struct task_entry entry = {.id = task->id, .step = (int64_t)task->step, .digest = digest};
     uint64_t left = task_index_add(&tasks->index[kind], entry);
+    count_task(tasks, task, 1);
     if (left == 0) {
         return 0;
+    }
+    code = uncount(tasks, left, err);
+    if (code < 0) {
+        return code;
     }
     row = tasks->statements[LEAVE_TASK];
     (void)sqlite3_bind_int64(row, 1, (int64_t)left);

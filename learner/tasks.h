@@ -12,6 +12,7 @@
 
 #include "common/base/error.h"
 #include "common/base/task.h"
+#include "learner/counts.h"
 #include "learner/task_index.h"
 
 #include "proto/task.pb-c.h"
@@ -60,6 +61,10 @@ int tasks_get(struct tasks *tasks, uint64_t id, Kelvin__Task **out, struct error
 
 // tasks_index is what the draws of one kind are made from; valid until the next change.
 const struct task_index *tasks_index(const struct tasks *tasks, enum task_kind kind);
+
+// tasks_inputs and tasks_outputs count the values of the living tasks of one kind.
+const struct counts *tasks_inputs(const struct tasks *tasks, enum task_kind kind);
+const struct counts *tasks_outputs(const struct tasks *tasks, enum task_kind kind);
 
 // tasks_draw_program draws one task among those of deduction and abduction: an induction proposal
 // shows its program. 0 when there is none.

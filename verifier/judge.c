@@ -59,7 +59,11 @@ struct check {
     enum outcome outcome;
     char exception[64];
     char detail[256];
-    struct bytes code;  // marshalled
+    struct bytes code; // marshalled
+    bool looked;       // the last run, over the text, was started
+    bool has_facts;
+    struct source_facts facts;
+    char *renamed;
     char *normalized;   // NULL: the program is as it came
     struct pair *pairs; // [input_count]
     struct flight flights[FLIGHT_MAX];
@@ -139,8 +143,8 @@ static void fill_verdict(struct check *check, Kelvin__Verdict *verdict, char **o
     verdict->outcome = (Kelvin__Outcome)check->outcome;
     verdict->formatted = parts->formatted;
     verdict->scratchpad = parts->scratchpad;
-    verdict->program =
-        text_or_empty(check->normalized != NULL ? check->normalized : parts->program);
+    char *program = check->normalized != NULL ? check->normalized : parts->program;
+    verdict->program = text_or_empty(check->renamed != NULL ? check->renamed : program);
     verdict->answer = text_or_empty(parts->answer);
     verdict->message = text_or_empty(parts->message);
     verdict->inputs = parts->inputs;
@@ -160,6 +164,17 @@ static void fill_verdict(struct check *check, Kelvin__Verdict *verdict, char **o
     verdict->cpu_us = check->cpu_us;
 }
 
+static void fill_facts(Kelvin__SourceFacts *out, const struct source_facts *facts)
+{
+    out->cyclomatic = facts->cyclomatic;
+    out->operators = facts->operators;
+    out->operands = facts->operands;
+    out->distinct_operators = facts->distinct_operators;
+    out->distinct_operands = facts->distinct_operands;
+    out->distance_ppm = facts->distance_ppm;
+    out->references = facts->references;
+}
+
 static void free_check(struct check *check)
 {
     *check->link = check->next;
@@ -175,15 +190,21 @@ static void free_check(struct check *check)
     judge_parts_finish(&check->parts);
     bytes_finish(&check->code);
     free(check->normalized);
+    free(check->renamed);
     free(check);
 }
 
 static void finish(struct check *check)
 {
     Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
+    Kelvin__SourceFacts facts = KELVIN__SOURCE_FACTS__INIT;
     CLEANUP(freep) char **outputs = calloc((size_t)check->parts.input_count + 1, sizeof(*outputs));
     CHECK(outputs != NULL);
     fill_verdict(check, &verdict, outputs);
+    if (check->has_facts) {
+        fill_facts(&facts, &check->facts);
+        verdict.facts = &facts;
+    }
     check->judge->stats.verdicts[check->outcome]++;
     keep_verdict(check, &verdict);
     check->done(check->context, check->tag, &verdict);
@@ -392,6 +413,24 @@ static void take_program(struct check *check, const struct image_result *result)
 
 static void go_on(struct check *check);
 
+// What the last run saw in the text. Facts that did not come change no verdict.
+static void take_look(struct check *check, const struct image_result *result)
+{
+    if (check->parts.check == CHECK_RENAME) {
+        if (result->outcome == OUTCOME_OK) {
+            check->renamed = strdup(result->repr);
+            settle(check, OUTCOME_OK, "");
+        } else {
+            settle_failed_run(check, result);
+        }
+        return;
+    }
+    check->has_facts = result->outcome == OUTCOME_OK && result->value_size == sizeof(check->facts);
+    if (check->has_facts) {
+        memcpy(&check->facts, result->value, sizeof(check->facts));
+    }
+}
+
 static void on_run_done(struct pool_run *run, int variant, const struct image_result *result)
 {
     struct flight *flight = run->context;
@@ -406,6 +445,11 @@ static void on_run_done(struct pool_run *run, int variant, const struct image_re
     }
     if (compiled && check->code.size == 0) {
         take_program(check, result);
+    }
+    if ((run->job.flags & (IMAGE_DESCRIBE | IMAGE_RENAME)) != 0) {
+        take_look(check, result);
+        go_on(check);
+        return;
     }
     bool syntax_only = (run->job.flags & IMAGE_COMPILE_ONLY) != 0;
     if (syntax_only && result->outcome == OUTCOME_OK) {
@@ -424,6 +468,8 @@ static uint32_t flags_of(const struct check *check)
         flags |= IMAGE_ENTRY | IMAGE_FILTER;
         flags |= check->judge->config.multiple_functions ? 0u : (uint32_t)IMAGE_ONE_FUNCTION;
         flags |= parts->bad_input >= 0 ? (uint32_t)IMAGE_COMPILE_ONLY : 0u;
+        flags |= parts->strip ? (uint32_t)IMAGE_STRIP : 0u;
+        flags |= (uint32_t)parts->helpers * IMAGE_HELPERS;
     } else if (parts->check == CHECK_JUDGE && parts->kind == KIND_INDUCTION) {
         flags |= IMAGE_ENTRY;
     } else if (parts->check == CHECK_RUN) {
@@ -471,6 +517,40 @@ static void start_run(struct check *check, struct flight *flight, int number)
     pool_submit(check->judge->pool, &flight->run);
 }
 
+// The last run: it looks at the text as it will be stored.
+static void start_look(struct check *check)
+{
+    const struct judge_parts *parts = &check->parts;
+    struct flight *flight = &check->flights[0];
+    const char *text = check->normalized != NULL ? check->normalized : parts->program;
+    check->looked = true;
+    flight->check = check;
+    flight->busy = true;
+    flight->input = 0;
+    flight->run = (struct pool_run){
+        .job = {.flags = parts->check == CHECK_RENAME ? IMAGE_RENAME : IMAGE_DESCRIBE,
+                .timeout_ms = check->timeout_ms,
+                .output_max = PROGRAM_BYTES_MAX,
+                .source = text,
+                .source_size = strlen(text),
+                .arguments = parts->last.data,
+                .arguments_size = parts->last.size},
+        .variant = POOL_ANY_VARIANT,
+        .deadline_ns = check->deadline_ns,
+        .done = on_run_done,
+        .context = flight,
+    };
+    check->in_flight++;
+    pool_submit(check->judge->pool, &flight->run);
+}
+
+static bool wants_look(const struct check *check)
+{
+    bool valid = check->settled && check->outcome == OUTCOME_OK;
+    return !check->looked && ((check->parts.describe && valid) ||
+                              (check->parts.check == CHECK_RENAME && !check->settled));
+}
+
 // All runs are done and none settled the verdict.
 static void conclude(struct check *check)
 {
@@ -507,8 +587,12 @@ static void go_on(struct check *check)
     if (check->in_flight > 0) {
         return;
     }
-    if (!check->settled) {
+    if (!check->settled && check->parts.check != CHECK_RENAME) {
         conclude(check);
+    }
+    if (wants_look(check)) {
+        start_look(check);
+        return;
     }
     finish(check);
 }

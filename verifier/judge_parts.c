@@ -115,7 +115,8 @@ static int check_presence(const struct judge_parts *parts, uint32_t inputs_wante
         return error_set(err, -EBADMSG, "there is no program");
     }
     bool own_input = parts->check == CHECK_JUDGE && parts->kind != KIND_INDUCTION;
-    if (runs && !own_input && parts->input_count == 0) {
+    bool needs_input = !own_input && parts->check != CHECK_RENAME;
+    if (runs && needs_input && parts->input_count == 0) {
         return error_set(err, -EBADMSG, "there is no input");
     }
     if (parts->check == CHECK_VALIDATE && parts->input_count < (int)inputs_wanted) {
@@ -192,11 +193,43 @@ static int read_response(struct judge_parts *out, const Kelvin__VerifyRequest *r
     return 0;
 }
 
+// Puts the helpers in front of the program.
+static int prepend_helpers(struct judge_parts *out, const Kelvin__VerifyRequest *request)
+{
+    struct bytes text = {0};
+    for (size_t i = 0; i < request->n_helpers; i++) {
+        bytes_append(&text, request->helpers[i], strlen(request->helpers[i]));
+        bytes_append(&text, "\n\n", 2);
+    }
+    bytes_append(&text, out->program, strlen(out->program) + 1);
+    if (text.failed) {
+        bytes_finish(&text);
+        return -ENOMEM;
+    }
+    free(out->program);
+    out->program = (char *)text.data;
+    out->helpers = (int)request->n_helpers;
+    return 0;
+}
+
+// What is wanted of a validation beside its verdict.
+static int take_wishes(struct judge_parts *out, const Kelvin__VerifyRequest *request)
+{
+    out->strip = request->strip;
+    out->describe = request->describe;
+    for (size_t i = 0; request->describe && i < request->n_references; i++) {
+        size_t size = strlen(request->references[i]);
+        bytes_append_u32(&out->last, (uint32_t)size);
+        bytes_append(&out->last, request->references[i], size + 1);
+    }
+    return request->n_helpers > 0 && out->program[0] != '\0' ? prepend_helpers(out, request) : 0;
+}
+
 int judge_parts_read(struct judge_parts *out, const Kelvin__VerifyRequest *request,
                      struct error *err)
 {
     *out = (struct judge_parts){.bad_input = -1, .formatted = true};
-    if ((unsigned)request->check > CHECK_RUN || (unsigned)request->kind >= KINDS) {
+    if ((unsigned)request->check > CHECK_RENAME || (unsigned)request->kind >= KINDS) {
         return error_set(err, -EBADMSG, "unknown check or kind of task");
     }
     out->check = (enum check_kind)request->check;
@@ -207,6 +240,12 @@ int judge_parts_read(struct judge_parts *out, const Kelvin__VerifyRequest *reque
     }
     if (code == 0 && out->check == CHECK_JUDGE && out->kind == KIND_ABDUCTION) {
         code = answer_to_input(out);
+    }
+    if (code == 0 && out->check == CHECK_VALIDATE) {
+        code = take_wishes(out, request);
+    }
+    if (code == 0 && out->check == CHECK_RENAME) {
+        bytes_append(&out->last, out->answer, strlen(out->answer) + 1);
     }
     code = code < 0 ? code : check_bounds(out, err);
     code = code < 0 ? code : check_presence(out, request->inputs_count, err);
@@ -235,6 +274,7 @@ void judge_parts_finish(struct judge_parts *parts)
 {
     free_bytes(parts->arguments, parts->input_count);
     free_bytes(parts->gold, parts->output_count);
+    bytes_finish(&parts->last);
     free_list(parts->inputs, parts->input_count);
     free_list(parts->outputs, parts->output_count);
     free(parts->program);

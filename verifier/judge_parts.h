@@ -7,7 +7,7 @@
 #include "proto/verdict.pb-c.h"
 #include "verifier/bytes.h"
 
-enum check_kind { CHECK_VALIDATE, CHECK_JUDGE, CHECK_RUN };
+enum check_kind { CHECK_VALIDATE, CHECK_JUDGE, CHECK_RUN, CHECK_RENAME };
 
 struct judge_parts {
     enum check_kind check;
@@ -23,7 +23,11 @@ struct judge_parts {
     bool scratchpad;
     struct bytes *arguments; // [input_count] typed; empty ones did not parse
     int bad_input;           // index of the first that did not parse, or -1
-    struct bytes *gold;      // [output_count] canonical; empty ones did not parse
+    struct bytes last;       // arguments of a last run that reads the text only: references, a name
+    int helpers;             // functions that stand in front of the program
+    bool strip;
+    bool describe;
+    struct bytes *gold; // [output_count] canonical; empty ones did not parse
 };
 
 // judge_parts_read fills *out. -EBADMSG with a sentence when the request lacks a part or breaks a

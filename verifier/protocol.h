@@ -35,6 +35,24 @@ enum image_flag {
     IMAGE_COMPILE_ONLY = 4, // stop after the program frame
     IMAGE_WANT_CODE = 8,    // send FRAME_PROGRAM before anything is executed
     IMAGE_NO_VALUE = 16,    // the typed value is not wanted, only its repr
+    IMAGE_STRIP = 64,       // with ENTRY: comments, docstrings and globals are taken out first
+
+    // Nothing of the program runs; the arguments are not typed ones.
+    IMAGE_DESCRIBE = 128, // arguments: references, each u32 size, text, NUL. Value: source_facts
+    IMAGE_RENAME = 256,   // arguments: a name, NUL. Repr: the text with f renamed to it
+
+    // With ENTRY: so many functions g_0, g_1, ... stand in front, which f must call and nothing
+    // else may bind.
+    IMAGE_HELPERS = 1 << 16, // times their number, at most 255
+};
+
+// What a program's syntax tree says (runtime_facts.c).
+struct source_facts {
+    uint32_t cyclomatic;          // largest complexity of a function, or of a module statement
+    uint32_t operators, operands; // Halstead's counts
+    uint32_t distinct_operators, distinct_operands;
+    uint32_t distance_ppm; // mean tree distance to the references, in millionths
+    uint32_t references;   // that could be parsed
 };
 
 // Followed by source (or marshalled code: exactly one of them is not empty) and the typed arguments

@@ -400,6 +400,41 @@ static void execute(PyObject *code, const struct image_request *request, const u
     }
 }
 
+static void reply_facts(const char *text, const uint8_t *references, size_t size)
+{
+    struct source_facts facts;
+    struct bytes out = {0};
+    if (!runtime_describe(&facts, text, references, size)) {
+        reply(OUTCOME_SYNTAX_ERROR, "", "no syntax tree");
+        return;
+    }
+    begin_frame(&out, FRAME_RESULT);
+    bytes_append_u32(&out, OUTCOME_OK);
+    append_run(&out, NULL, 0);
+    append_run(&out, NULL, 0);
+    append_run(&out, &facts, sizeof(facts));
+    append_run(&out, NULL, 0);
+    end_frame(&out);
+}
+
+static void reply_renamed(const char *text, size_t size, const uint8_t *name, size_t name_size)
+{
+    struct bytes out = {0};
+    bool named = name_size > 1 && name[name_size - 1] == '\0';
+    PyObject *renamed = named ? runtime_rename(text, size, (const char *)name) : NULL;
+    if (renamed == NULL) {
+        reply(OUTCOME_MALFORMED, "", "f cannot be renamed");
+        return;
+    }
+    begin_frame(&out, FRAME_RESULT);
+    bytes_append_u32(&out, OUTCOME_OK);
+    append_run(&out, NULL, 0);
+    append_run(&out, NULL, 0);
+    append_run(&out, NULL, 0);
+    append_run(&out, PyBytes_AS_STRING(renamed), (size_t)PyBytes_GET_SIZE(renamed));
+    end_frame(&out);
+}
+
 void runtime_serve(void)
 {
     struct image_request request;
@@ -417,6 +452,14 @@ void runtime_serve(void)
     runtime_clock_limit(request.sleep_ms);
     runtime_memory_limit(request.memory_mb);
 
+    if ((request.flags & IMAGE_DESCRIBE) != 0) {
+        reply_facts((const char *)body, code_at, request.arguments_size);
+        return;
+    }
+    if ((request.flags & IMAGE_RENAME) != 0) {
+        reply_renamed((const char *)body, request.source_size, code_at, request.arguments_size);
+        return;
+    }
     struct runtime_source source = {0};
     if (request.code_size > 0) {
         source.code =

@@ -67,6 +67,25 @@ bool runtime_source_prepare(const char *forbidden);
 void runtime_source_compile(struct runtime_source *out, const char *text, size_t size,
                             uint32_t flags);
 
+// Renames the one function f of a program where the syntax tree names it: new bytes, or NULL when
+// that cannot be done safely. `name` is an identifier.
+struct _object *runtime_rename(const char *text, size_t size, const char *name);
+
+// Syntax trees: of a text (new reference, or NULL with a Python error), every node of one from the
+// root down, and whether a node is of a kind.
+struct _object *runtime_tree(const char *text);
+typedef void runtime_visit_fn(void *context, struct _object *node);
+void runtime_walk(struct _object *node, runtime_visit_fn *visit, void *context);
+bool runtime_is_node(struct _object *node, const char *kind);
+
+// The program without comments, docstrings and module-level statements (runtime_strip.c): new
+// bytes, or NULL with a Python error.
+struct _object *runtime_strip(const char *text);
+
+// Facts about a program (runtime_facts.c); false when it cannot be parsed.
+bool runtime_describe(struct source_facts *facts, const char *text, const uint8_t *references,
+                      size_t size);
+
 // The virtual clock (runtime_clock.c), which replaces libc's for CPython's calls.
 void runtime_clock_start(int64_t base_s, uint32_t tick_ns);
 void runtime_clock_limit(uint32_t sleep_ms);

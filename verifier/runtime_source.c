@@ -3,6 +3,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "common/base/cleanup.h"
 #include "common/base/task.h"
 #include "verifier/runtime.h"
 
@@ -44,7 +45,7 @@ struct scan {
     int def_column;
 };
 
-static bool is_node(PyObject *node, const char *kind)
+bool runtime_is_node(PyObject *node, const char *kind)
 {
     return strcmp(Py_TYPE(node)->tp_name, kind) == 0;
 }
@@ -87,7 +88,7 @@ static void note_module(struct scan *scan, PyObject *dotted)
 
 static void note_import(struct scan *scan, PyObject *node)
 {
-    if (is_node(node, "ImportFrom")) {
+    if (runtime_is_node(node, "ImportFrom")) {
         note_module(scan, text_of(node, "module"));
     }
     PyObject *names = PyObject_GetAttrString(node, "names");
@@ -106,7 +107,7 @@ static void note_name(struct scan *scan, PyObject *node)
     PyObject *context = PyObject_GetAttrString(node, "ctx");
     PyObject *name = text_of(node, "id");
     if (context != NULL && name != NULL) {
-        (void)PySet_Add(is_node(context, "Load") ? scan->read : scan->bound, name);
+        (void)PySet_Add(runtime_is_node(context, "Load") ? scan->read : scan->bound, name);
     }
     Py_XDECREF(context);
 }
@@ -118,29 +119,27 @@ static void note_node(struct scan *scan, PyObject *node)
         {"ClassDef", "name"},  {"ExceptHandler", "name"}, {"MatchAs", "name"},
         {"MatchStar", "name"},
     };
-    if (is_node(node, "Name")) {
+    if (runtime_is_node(node, "Name")) {
         note_name(scan, node);
-    } else if (is_node(node, "Import") || is_node(node, "ImportFrom")) {
+    } else if (runtime_is_node(node, "Import") || runtime_is_node(node, "ImportFrom")) {
         note_import(scan, node);
     }
     for (size_t i = 0; i < sizeof(binders) / sizeof(*binders); i++) {
-        PyObject *name = is_node(node, binders[i][0]) ? text_of(node, binders[i][1]) : NULL;
+        PyObject *name = runtime_is_node(node, binders[i][0]) ? text_of(node, binders[i][1]) : NULL;
         if (name != NULL) {
             (void)PySet_Add(scan->bound, name);
         }
     }
 }
 
-typedef void visit_fn(void *context, PyObject *node);
-
-static void walk(PyObject *node, visit_fn *visit, void *context)
+void runtime_walk(PyObject *node, runtime_visit_fn *visit, void *context)
 {
     if (Py_EnterRecursiveCall(" in a syntax tree") != 0) {
         return; // leaves the error, which the caller looks for
     }
     if (PyList_CheckExact(node)) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(node); i++) {
-            walk(PyList_GET_ITEM(node, i), visit, context);
+            runtime_walk(PyList_GET_ITEM(node, i), visit, context);
         }
     } else if (PyObject_HasAttrString((PyObject *)Py_TYPE(node), "_fields")) {
         visit(context, node);
@@ -148,7 +147,7 @@ static void walk(PyObject *node, visit_fn *visit, void *context)
         for (Py_ssize_t i = 0; fields != NULL && i < PyTuple_GET_SIZE(fields); i++) {
             PyObject *child = PyObject_GetAttr(node, PyTuple_GET_ITEM(fields, i));
             if (child != NULL && child != Py_None && !PyUnicode_CheckExact(child)) {
-                walk(child, visit, context);
+                runtime_walk(child, visit, context);
             }
             Py_XDECREF(child);
         }
@@ -167,7 +166,7 @@ static void scan_top(struct scan *scan, PyObject *tree)
     PyObject *body = PyObject_GetAttrString(tree, "body");
     for (Py_ssize_t i = 0; body != NULL && i < PyList_GET_SIZE(body); i++) {
         PyObject *node = PyList_GET_ITEM(body, i);
-        if (is_node(node, "FunctionDef")) {
+        if (runtime_is_node(node, "FunctionDef")) {
             scan->functions++;
             scan->only = text_of(node, "name");
             scan->def_line = number_of(node, "lineno");
@@ -204,7 +203,7 @@ static size_t offset_of(const struct rename *rename, int line, int column)
 static void visit_rename(void *context, PyObject *node)
 {
     struct rename *rename = context;
-    PyObject *name = is_node(node, "Name") ? text_of(node, "id") : NULL;
+    PyObject *name = runtime_is_node(node, "Name") ? text_of(node, "id") : NULL;
     if (name == NULL || PyUnicode_Compare(name, rename->name) != 0) {
         return;
     }
@@ -225,7 +224,7 @@ static int compare_offsets(const void *a, const void *b)
 }
 
 // The text with each occurrence replaced, or NULL when one is not where the tree says.
-static PyObject *splice(struct rename *rename, const char *old, size_t old_size)
+static PyObject *splice(struct rename *rename, const char *old, size_t old_size, const char *name)
 {
     struct bytes out = {0};
     size_t from = 0;
@@ -237,7 +236,7 @@ static PyObject *splice(struct rename *rename, const char *old, size_t old_size)
                memcmp(rename->text + at, old, old_size) == 0;
         if (good) {
             bytes_append(&out, rename->text + from, at - from);
-            bytes_append_u8(&out, 'f');
+            bytes_append(&out, name, strlen(name));
             from = at + old_size;
         }
     }
@@ -259,20 +258,22 @@ static size_t def_name_at(const struct rename *rename, const struct scan *scan)
     return at < rename->size ? at : rename->size;
 }
 
-// Renames the function where the program names it. A program that binds the name in other ways too,
-// or uses f for something else, keeps its words and gets one more line: f = name.
-static PyObject *rename_to_f(PyObject *tree, const struct scan *scan, const char *text, size_t size)
+// Renames the one function where the program names it. NULL, without an error, for a program that
+// binds its name in other ways too, or that uses `name` for something else.
+static PyObject *rename_only(PyObject *tree, const struct scan *scan, const char *text, size_t size,
+                             const char *name)
 {
     struct rename rename = {.text = text, .size = size, .name = scan->only};
     const char *old = PyUnicode_AsUTF8(scan->only);
-    PyObject *f = PyUnicode_FromString("f");
-    if (old == NULL || f == NULL) {
-        Py_XDECREF(f);
+    PyObject *new = PyUnicode_FromString(name);
+    if (old == NULL || new == NULL) {
+        Py_XDECREF(new);
+        PyErr_Clear();
         return NULL;
     }
-    bool clash = PySet_Contains(scan->bound, f) != 0 || PySet_Contains(scan->read, f) != 0 ||
+    bool clash = PySet_Contains(scan->bound, new) != 0 || PySet_Contains(scan->read, new) != 0 ||
                  memchr(text, '\r', size) != NULL;
-    Py_DECREF(f);
+    Py_DECREF(new);
     // The name must be bound once, by the def: as a parameter, target or import it means other
     // things in places that only a scope analysis could tell apart.
     PyObject *others = PySet_New(NULL);
@@ -280,15 +281,15 @@ static PyObject *rename_to_f(PyObject *tree, const struct scan *scan, const char
     PyObject *body = PyObject_GetAttrString(tree, "body");
     for (Py_ssize_t i = 0; body != NULL && i < PyList_GET_SIZE(body); i++) {
         PyObject *node = PyList_GET_ITEM(body, i);
-        if (!is_node(node, "FunctionDef")) {
-            walk(node, visit_scan, &again);
+        if (!runtime_is_node(node, "FunctionDef")) {
+            runtime_walk(node, visit_scan, &again);
             continue;
         }
         static const char *const inner[] = {"args", "body", "decorator_list"};
         for (int k = 0; k < 3; k++) {
             PyObject *child = PyObject_GetAttrString(node, inner[k]);
             if (child != NULL) {
-                walk(child, visit_scan, &again);
+                runtime_walk(child, visit_scan, &again);
             }
             Py_XDECREF(child);
         }
@@ -300,11 +301,19 @@ static PyObject *rename_to_f(PyObject *tree, const struct scan *scan, const char
     PyObject *out = NULL;
     if (!clash) {
         rename.at[rename.count++] = def_name_at(&rename, scan);
-        walk(tree, visit_rename, &rename);
-        out = rename.count > RENAMES_MAX ? NULL : splice(&rename, old, strlen(old));
+        runtime_walk(tree, visit_rename, &rename);
+        out = rename.count > RENAMES_MAX ? NULL : splice(&rename, old, strlen(old), name);
     }
     PyErr_Clear();
-    return out != NULL ? out : PyBytes_FromFormat("%s\nf = %s\n", text, old);
+    return out;
+}
+
+// Where it cannot be renamed, the program keeps its words and gets one more line: f = name.
+static PyObject *rename_to_f(PyObject *tree, const struct scan *scan, const char *text, size_t size)
+{
+    PyObject *out = rename_only(tree, scan, text, size, "f");
+    return out != NULL ? out
+                       : PyBytes_FromFormat("%s\nf = %s\n", text, PyUnicode_AsUTF8(scan->only));
 }
 
 // --- the whole ---
@@ -409,6 +418,76 @@ static PyObject *compile(const char *text, int flags)
     return Py_CompileStringExFlags(text, "<program>", Py_file_input, &options, -1);
 }
 
+PyObject *runtime_tree(const char *text)
+{
+    return compile(text, PyCF_ONLY_AST);
+}
+
+PyObject *runtime_rename(const char *text, size_t size, const char *name)
+{
+    PyObject *tree = runtime_tree(text);
+    PyObject *out = NULL;
+    struct scan scan = {.bound = PySet_New(NULL), .read = PySet_New(NULL)};
+    if (tree != NULL && scan.bound != NULL && scan.read != NULL) {
+        runtime_walk(tree, visit_scan, &scan);
+        scan_top(&scan, tree);
+        bool one = scan.functions == 1 && PyUnicode_CompareWithASCIIString(scan.only, "f") == 0;
+        out = one && !PyErr_Occurred() ? rename_only(tree, &scan, text, size, name) : NULL;
+    }
+    PyErr_Clear();
+    Py_XDECREF(scan.bound);
+    Py_XDECREF(scan.read);
+    Py_XDECREF(scan.hit);
+    Py_XDECREF(tree);
+    return out;
+}
+
+// --- composite programs ---
+
+struct calls {
+    const char *name;
+    int bindings; // of the name, in the whole program
+    int calls;    // of it, inside f
+};
+
+static void visit_bindings(void *context, PyObject *node)
+{
+    struct calls *calls = context;
+    struct scan scan = {.bound = PySet_New(NULL), .read = PySet_New(NULL)};
+    if (scan.bound != NULL && scan.read != NULL) {
+        note_node(&scan, node);
+        PyObject *name = PyUnicode_FromString(calls->name);
+        calls->bindings += name != NULL && PySet_Contains(scan.bound, name) == 1;
+        Py_XDECREF(name);
+    }
+    Py_XDECREF(scan.bound);
+    Py_XDECREF(scan.read);
+    Py_XDECREF(scan.hit);
+}
+
+static void visit_calls(void *context, PyObject *node)
+{
+    struct calls *calls = context;
+    PyObject *callee = runtime_is_node(node, "Call") ? PyObject_GetAttrString(node, "func") : NULL;
+    PyObject *name =
+        callee != NULL && runtime_is_node(callee, "Name") ? text_of(callee, "id") : NULL;
+    calls->calls += name != NULL && PyUnicode_CompareWithASCIIString(name, calls->name) == 0;
+    Py_XDECREF(callee);
+}
+
+static void visit_f(PyObject *tree, struct calls *calls)
+{
+    PyObject *body = PyObject_GetAttrString(tree, "body");
+    for (Py_ssize_t i = 0; body != NULL && i < PyList_GET_SIZE(body); i++) {
+        PyObject *node = PyList_GET_ITEM(body, i);
+        PyObject *name = runtime_is_node(node, "FunctionDef") ? text_of(node, "name") : NULL;
+        if (name != NULL && PyUnicode_CompareWithASCIIString(name, "f") == 0) {
+            runtime_walk(node, visit_calls, calls);
+        }
+    }
+    Py_XDECREF(body);
+}
+
 static const char *refused_name(const struct scan *scan)
 {
     for (size_t i = 0; i < sizeof(refused_names) / sizeof(*refused_names); i++) {
@@ -423,6 +502,26 @@ static const char *refused_name(const struct scan *scan)
     return NULL;
 }
 
+// Every g_i is bound once, by the function that stands in front, and called by f.
+static void check_helpers(struct runtime_source *out, const char *text, int helpers)
+{
+    PyObject *tree = runtime_tree(text);
+    for (int i = 0; tree != NULL && i < helpers && out->code != NULL; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof(name), "g_%d", i);
+        struct calls calls = {.name = name};
+        runtime_walk(tree, visit_bindings, &calls);
+        visit_f(tree, &calls);
+        if (calls.bindings != 1) {
+            refuse(out, OUTCOME_MALFORMED, "binds %s, which is given", name);
+        } else if (calls.calls == 0) {
+            refuse(out, OUTCOME_MALFORMED, "f does not call %s", name);
+        }
+    }
+    Py_XDECREF(tree);
+    PyErr_Clear();
+}
+
 // Judges the tree, and renames the one function when f is missing.
 static void check_tree(struct runtime_source *out, PyObject *tree, const char *text, size_t size,
                        uint32_t flags, bool has_f)
@@ -431,7 +530,7 @@ static void check_tree(struct runtime_source *out, PyObject *tree, const char *t
     struct scan scan = {.bound = PySet_New(NULL), .read = PySet_New(NULL)};
     PyObject *f = PyUnicode_FromString("f");
     if (scan.bound != NULL && scan.read != NULL && f != NULL) {
-        walk(tree, visit_scan, &scan);
+        runtime_walk(tree, visit_scan, &scan);
         scan_top(&scan, tree);
     }
     if (PyErr_Occurred() || f == NULL) {
@@ -455,6 +554,7 @@ static void check(struct runtime_source *out, const char *text, size_t size, uin
 {
     struct outline outline = outline_of(out->code);
     bool filter = (flags & IMAGE_FILTER) != 0;
+    int helpers = (int)(flags / IMAGE_HELPERS);
     if (!outline.has_f || (filter && needs_tree(text, size))) {
         PyObject *tree = compile(text, PyCF_ONLY_AST);
         if (tree == NULL) {
@@ -478,8 +578,37 @@ static void check(struct runtime_source *out, const char *text, size_t size, uin
     }
     if (outline.has_f && outline.parameters == 0) {
         refuse(out, OUTCOME_MALFORMED, "f takes no argument");
-    } else if ((flags & IMAGE_ONE_FUNCTION) != 0 && outline.others > 0) {
+    } else if ((flags & IMAGE_ONE_FUNCTION) != 0 && outline.others > helpers) {
         refuse(out, OUTCOME_MALFORMED, "more than one function or class");
+    } else if (helpers > 0) {
+        check_helpers(out, text, helpers);
+    }
+}
+
+// Takes out what a seed must not have; what is left is the text from then on.
+static bool strip(struct runtime_source *out, const char *text)
+{
+    PyObject *bytes = runtime_strip(text);
+    PyObject *code = bytes == NULL ? NULL : compile(PyBytes_AS_STRING(bytes), 0);
+    if (code == NULL) {
+        PyErr_Clear();
+        Py_XDECREF(bytes);
+        refuse(out, OUTCOME_SYNTAX_ERROR, "the program cannot be stripped");
+        return false;
+    }
+    Py_SETREF(out->code, code);
+    out->normalized = bytes;
+    return true;
+}
+
+static void rename_stripped(struct runtime_source *out, uint32_t flags)
+{
+    PyObject *stripped = TAKE(out->normalized);
+    check(out, PyBytes_AS_STRING(stripped), (size_t)PyBytes_GET_SIZE(stripped), flags);
+    if (out->normalized == NULL && out->code != NULL) {
+        out->normalized = stripped; // it needed no other name
+    } else {
+        Py_DECREF(stripped);
     }
 }
 
@@ -496,7 +625,11 @@ void runtime_source_compile(struct runtime_source *out, const char *text, size_t
         refuse_syntax(out);
         return;
     }
-    if ((flags & (IMAGE_ENTRY | IMAGE_FILTER)) != 0) {
+    if ((flags & IMAGE_STRIP) != 0) {
+        if (strip(out, text)) {
+            rename_stripped(out, flags);
+        }
+    } else if ((flags & (IMAGE_ENTRY | IMAGE_FILTER)) != 0) {
         check(out, text, size, flags);
     }
 }

@@ -13,6 +13,7 @@ enum {
     MESSAGE_BYTES_MAX = 16384, // the hint of an induction task
     TASK_INPUTS_MAX = 64,      // input/output pairs of one task
     TASK_REFERENCES_MAX = 64,  // references shown in one proposal prompt
+    COMPOSITES_MAX = 8,        // stored functions that one proposed program must call
 
     // Tokenizers.
     VOCAB_MAX = 1 << 20,  // ids of one tokenizer; the largest in use have 262,144

@@ -31,6 +31,8 @@ static int check_play(const struct run_config *config, struct error *err)
              config->azr.warmup_solver_steps > 0,
          "azr.warmup_solver_steps delays a proposer that azr.propose: false never trains; remove "
          "one of them"},
+        {config->azr.composite_min > config->azr.composite_max,
+         "azr.composite_min is above azr.composite_max; swap them"},
         {config->azr.tasks_max < config->azr.batch,
          "azr.tasks_max is below azr.batch: a step could not find its tasks; raise azr.tasks_max"},
     };

@@ -21,6 +21,7 @@ static const char *const whitening_names[] = {"token", "sequence", NULL};
 static const char *const baseline_names[] = {"block", "task", NULL};
 static const char *const aggregate_names[] = {"block", "token", NULL};
 static const char *const score_names[] = {"binary", "fraction", "any", NULL};
+static const char *const combine_names[] = {"sum", "product", "sum_product", "product_sum", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
 static const char *const compute_names[] = {"auto", "f32", "bf16", NULL};
 static const char *const published_names[] = {"bf16", "f32", NULL};
@@ -98,8 +99,33 @@ static const struct option rows[] = {
          "a response in the wrong form earns invalid_reward; false: only its content counts"),
     CHOICE("azr.induction_score", azr.induction_score, "binary", score_names,
            "all hidden pairs, their share, or any"),
+    REAL("azr.composite_chance", azr.composite_chance, "0", 0, 1,
+         "share of proposals whose f must call stored functions g_0, g_1, ...; 0 is off"),
+    INT("azr.composite_min", azr.composite_min, "1", 1, COMPOSITES_MAX, "fewest such functions"),
+    INT("azr.composite_max", azr.composite_max, "3", 1, COMPOSITES_MAX, "most such functions"),
+    INT("azr.composite_start", azr.composite_start, "1", 1, 1e9, "first step that has them"),
     INT("azr.staleness", azr.staleness, "0", 0, STALENESS_MAX,
         "S: versions that data may be old; 0 is synchronous"),
+
+    REAL("intrinsic.cyclomatic", intrinsic.coef[0], "0", 0, 100,
+         "proposer: coefficient of the cyclomatic complexity of a proposed program / 10; 0 is off"),
+    REAL("intrinsic.cyclomatic_cap", intrinsic.cap[0], "0.5", 0, 100, "most that this term gives"),
+    REAL("intrinsic.halstead", intrinsic.coef[1], "0", 0, 100,
+         "proposer: coefficient of the Halstead's effort and volume with the complexity; 0 is off"),
+    REAL("intrinsic.halstead_cap", intrinsic.cap[1], "0.5", 0, 100, "most that this term gives"),
+    REAL("intrinsic.distance", intrinsic.coef[2], "0", 0, 100,
+         "proposer: coefficient of the mean tree distance to the references shown; 0 is off"),
+    REAL("intrinsic.distance_cap", intrinsic.cap[2], "0.5", 0, 100, "most that this term gives"),
+    REAL("intrinsic.input", intrinsic.coef[3], "0", 0, 100,
+         "proposer: coefficient of the rarity of the input in the store (abduction, induction); 0 "
+         "is off"),
+    REAL("intrinsic.input_cap", intrinsic.cap[3], "0.5", 0, 100, "most that this term gives"),
+    REAL("intrinsic.output", intrinsic.coef[4], "0", 0, 100,
+         "proposer: coefficient of the rarity of the output in the store (deduction, error, "
+         "induction); 0 is off"),
+    REAL("intrinsic.output_cap", intrinsic.cap[4], "0.5", 0, 100, "most that this term gives"),
+    CHOICE("intrinsic.combine", intrinsic.combine, "sum", combine_names,
+           "learnability + sum of terms, × product, + product, × sum; only where it is positive"),
 
     REAL("rollout.temperature", rollout.temperature, "1", 0, 10,
          "sampling temperature; 0 is greedy"),

@@ -19,6 +19,18 @@ enum lr_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
 enum compute_choice { CHOOSE_AUTO, CHOOSE_F32, CHOOSE_BF16 };
 enum published_type { PUBLISH_BF16, PUBLISH_F32 };
 
+enum intrinsic_combine { COMBINE_SUM, COMBINE_PRODUCT, COMBINE_SUM_PRODUCT, COMBINE_PRODUCT_SUM };
+
+// Terms of a proposer's intrinsic reward (learner/intrinsic.h).
+enum intrinsic_term {
+    INTRINSIC_CYCLOMATIC,
+    INTRINSIC_HALSTEAD,
+    INTRINSIC_DISTANCE,
+    INTRINSIC_INPUT,
+    INTRINSIC_OUTPUT,
+    INTRINSIC_TERMS
+};
+
 struct run_config {
     // the run
     char model[CONFIG_STRING_MAX];
@@ -57,8 +69,18 @@ struct run_config {
         double wrong_reward;
         bool format_reward;
         int induction_score;
+        int64_t composite_start;
+        double composite_chance;
+        int64_t composite_min;
+        int64_t composite_max;
         int64_t staleness;
     } azr;
+
+    struct {
+        double coef[INTRINSIC_TERMS];
+        double cap[INTRINSIC_TERMS];
+        int combine;
+    } intrinsic;
 
     struct {
         double temperature, top_p, min_p;
