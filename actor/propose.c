@@ -22,6 +22,8 @@ int propose_view(struct role_view *view, const Kelvin__Prompt *prompt, struct er
     request->references = view->references;
     request->reference_count = (int)prompt->n_references;
     request->inputs_count = (int)prompt->inputs_count;
+    request->composites = (const char *const *)prompt->composites;
+    request->composite_count = (int)prompt->n_composites;
     if (request->kind != KIND_INDUCTION) {
         return 0;
     }

@@ -49,7 +49,9 @@ bool dispatch_trains_proposer(const struct run_config *config, int64_t step)
 int32_t dispatch_requests_max(const struct run_config *config)
 {
     int64_t groups = (config->azr.staleness + 1) * KINDS * 2 * config->azr.batch;
-    int64_t requests = groups * (config->azr.samples + 1);
+    int64_t composites = config->azr.composite_max;
+    int64_t most = config->azr.samples > composites ? config->azr.samples : composites;
+    int64_t requests = groups * (most + 1);
     return (int32_t)(requests < REQUESTS_MAX ? requests : REQUESTS_MAX);
 }
 

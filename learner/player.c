@@ -283,6 +283,20 @@ static void free_tasks(Kelvin__Task **tasks, int32_t count)
     }
 }
 
+// The tasks with these ids into `out`; -1 after the run was told to end.
+static int read_tasks(struct player *player, Kelvin__Task **out, const uint64_t *ids, int32_t count)
+{
+    struct error err = {0};
+    for (int32_t i = 0; i < count; i++) {
+        if (tasks_get(player->tasks, ids[i], &out[i], &err) < 0) {
+            free_tasks(out, i);
+            player->failed(player->context, &err);
+            return -1;
+        }
+    }
+    return 0;
+}
+
 // Asks whether the proposal of a group is a valid task, and for the facts about its program.
 static void validate(struct player *player, struct group *group)
 {
@@ -300,16 +314,15 @@ static void validate(struct player *player, struct group *group)
         return;
     }
     request.describe = true;
-    struct error err = {0};
+    if (read_tasks(player, parents, group->parents, group->parent_count) < 0) {
+        return;
+    }
     for (int32_t i = 0; i < group->parent_count; i++) {
-        if (tasks_get(player->tasks, group->parents[i], &parents[i], &err) < 0) {
-            free_tasks(parents, i);
-            player->failed(player->context, &err);
-            return;
-        }
         programs[request.n_references++] = parents[i]->program;
     }
     request.references = programs;
+    request.n_helpers = (size_t)group->helper_count;
+    request.helpers = group->helpers;
     verify(player, group, &request, on_validated, 0);
     free_tasks(parents, group->parent_count);
 }
@@ -378,23 +391,11 @@ static int32_t draw_references(struct player *player, struct group *group, uint6
                                            mode, &rng);
 }
 
-static void propose(struct player *player, struct group *group)
+static void ask_proposal(struct player *player, struct group *group)
 {
-    uint64_t ids[TASK_REFERENCES_MAX];
     Kelvin__Task *references[TASK_REFERENCES_MAX] = {0};
-    int32_t count = draw_references(player, group, ids);
-    struct error err = {0};
-    for (int32_t i = 0; i < count; i++) {
-        if (tasks_get(player->tasks, ids[i], &references[i], &err) < 0) {
-            free_tasks(references, i);
-            player->failed(player->context, &err);
-            return;
-        }
-    }
-    memcpy(group->parents, ids, (size_t)count * sizeof(*ids));
-    group->parent_count = count;
-    if (group->kind == KIND_INDUCTION && count == 0) {
-        drop_proposal(player, group);
+    int32_t count = group->parent_count;
+    if (read_tasks(player, references, group->parents, count) < 0) {
         return;
     }
     group->proposal_seed =
@@ -415,9 +416,85 @@ static void propose(struct player *player, struct group *group)
     } else {
         prompt.n_references = (size_t)count;
         prompt.references = references;
+        prompt.n_composites = (size_t)group->helper_count;
+        prompt.composites = group->helpers;
     }
     ask(player, group, &prompt, on_proposal);
     free_tasks(references, count);
+}
+
+// The functions have their new names; a proposal that could not get all of them does without.
+static void on_renamed(void *context, uint64_t index, const Kelvin__Verdict *verdict)
+{
+    struct group *group = context;
+    group->open--;
+    if (verdict->outcome == KELVIN__OUTCOME__OK) {
+        group->helpers[index] = copy_text(verdict->program);
+    }
+    if (group->open > 0) {
+        return;
+    }
+    for (int32_t i = 0; i < group->helper_count; i++) {
+        if (group->helpers[i] == NULL) {
+            group_drop_helpers(group);
+        }
+    }
+    ask_proposal(player_of(group), group);
+}
+
+// How many stored functions the proposal must call, drawn by the group's key. Like the references
+// it needs them from: there must be more references than functions.
+static int32_t draw_composites(const struct player *player, const struct group *group)
+{
+    const struct run_config *config = player->config;
+    struct rng rng = {.key = (uint64_t)config->seed,
+                      .stream = rng_mix(player_key(group->step, group->kind, group->role,
+                                                   group->slot, DRAW_COMPOSITES),
+                                        (uint64_t)group->tries)};
+    bool wanted = group->kind != KIND_INDUCTION && group->step >= config->azr.composite_start &&
+                  rng_uniform(&rng) < config->azr.composite_chance &&
+                  group->parent_count > config->azr.composite_max;
+    uint64_t choices = (uint64_t)(config->azr.composite_max - config->azr.composite_min + 1);
+    return wanted ? (int32_t)config->azr.composite_min + (int32_t)rng_below(&rng, choices) : 0;
+}
+
+// Asks for the first `count` references that are no composites themselves under the names g_0,
+// g_1, ...; says whether any was asked for.
+static bool ask_composites(struct player *player, struct group *group, int32_t count)
+{
+    Kelvin__Task *references[TASK_REFERENCES_MAX] = {0};
+    if (read_tasks(player, references, group->parents, group->parent_count) < 0) {
+        return true;
+    }
+    char names[COMPOSITES_MAX][16];
+    for (int32_t i = 0; i < group->parent_count && group->helper_count < count; i++) {
+        if (strstr(references[i]->program, "def g_0(") != NULL) {
+            continue;
+        }
+        Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
+        char *name = names[group->helper_count];
+        (void)snprintf(name, sizeof(names[0]), "g_%d", group->helper_count);
+        request.check = KELVIN__CHECK__RENAME;
+        request.program = references[i]->program;
+        request.answer = name;
+        verify(player, group, &request, on_renamed, (uint64_t)group->helper_count++);
+    }
+    free_tasks(references, group->parent_count);
+    return group->helper_count > 0;
+}
+
+static void propose(struct player *player, struct group *group)
+{
+    group->parent_count = draw_references(player, group, group->parents);
+    group_drop_helpers(group);
+    if (group->kind == KIND_INDUCTION && group->parent_count == 0) {
+        drop_proposal(player, group);
+        return;
+    }
+    int32_t composites = draw_composites(player, group);
+    if (composites == 0 || !ask_composites(player, group, composites)) {
+        ask_proposal(player, group);
+    }
 }
 
 void player_propose(struct player *player, struct group *group)

@@ -1,8 +1,8 @@
 // player.h: plays one group through: asks the actors for its rollouts and the verifiers for their
 // verdicts, until the group is finished or dropped.
 //
-//   proposal:  prompt → rollout → validate ─ valid ▶ n answers → judge each → a = mean score
-//   solve:     prompt → answers → judge each
+//   proposal:  [rename composites →] prompt → rollout → validate ─ valid ▶ n answers → judge each →
+//   a = mean score solve:     prompt → answers → judge each
 //
 // Every random choice is keyed by (run seed, step, kind, role, slot), so what a group becomes does
 // not depend on when its results arrive. Loop thread.
@@ -43,7 +43,7 @@ void player_solve(struct player *player, struct group *group);
 void player_check(struct player *player, struct group *group, const Kelvin__Task *task);
 
 // player_key is the stream of a group's random numbers; `purpose` keeps different draws apart.
-enum draw { DRAW_REFERENCES = 1, DRAW_PROPOSAL, DRAW_ANSWERS, DRAW_SOLVER_TASKS };
+enum draw { DRAW_REFERENCES = 1, DRAW_PROPOSAL, DRAW_ANSWERS, DRAW_SOLVER_TASKS, DRAW_COMPOSITES };
 uint64_t player_key(int64_t step, enum task_kind kind, enum role role, int32_t slot,
                     enum draw purpose);
 

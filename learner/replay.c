@@ -41,11 +41,21 @@ static void play_clear(struct play *play)
     *play = (struct play){0};
 }
 
+void group_drop_helpers(struct group *group)
+{
+    for (int i = 0; i < COMPOSITES_MAX; i++) {
+        free(group->helpers[i]);
+        group->helpers[i] = NULL;
+    }
+    group->helper_count = 0;
+}
+
 void group_destroy(struct group *group)
 {
     if (group == NULL) {
         return;
     }
+    group_drop_helpers(group);
     play_clear(&group->proposal);
     for (int32_t i = 0; i < group->answer_count; i++) {
         play_clear(&group->answers[i]);

@@ -59,6 +59,8 @@ struct group {
     const Kelvin__Task *given; // proposals that were read from a file; borrowed
     uint64_t parents[TASK_REFERENCES_MAX]; // the references of the proposal
     int32_t parent_count;
+    char *helpers[COMPOSITES_MAX]; // functions g_0, g_1, ... that the proposal must call; owned
+    int32_t helper_count;
     int32_t open;  // requests under way
     int32_t tries; // prompts tried: a reference set that does not fit is drawn again
     bool too_long; // the task does not fit a solver's prompt
@@ -76,6 +78,9 @@ void replay_destroy(struct replay *replay); // with the groups that are in it; N
 struct group *replay_open(struct replay *replay, int64_t step, enum task_kind kind, enum role role,
                           int32_t slot);
 void group_expect(struct group *group, int32_t answers);
+
+// group_drop_helpers forgets the functions that the proposal must call.
+void group_drop_helpers(struct group *group);
 
 // replay_seal says that step `step` opens no more groups. Steps are sealed in order, from the first
 // one that opens any.

@@ -25,6 +25,12 @@ int settle_config(struct run_config *config, const struct shape *shape,
                          "azr.types has error, and prompt style compact has no form for it; set "
                          "azr.style to azr, chatml or llama3");
     }
+    if (style == STYLE_COMPACT && config->azr.composite_chance > 0.0) {
+        return error_set(
+            err, -EINVAL,
+            "azr.composite_chance is above 0, and prompt style compact has no form for "
+            "composite programs; set azr.style to azr, chatml or llama3");
+    }
     if (config->azr.inputs == 0) {
         config->azr.inputs = style == STYLE_COMPACT ? 4 : 10;
     }

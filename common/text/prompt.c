@@ -52,6 +52,24 @@ void prompt_fence(struct words *words, const char *label, const char *text)
     words_addf(words, "```%s\n%s\n```\n", label, text);
 }
 
+void prompt_composites(struct words *words, const struct prompt_request *request)
+{
+    if (request->composite_count == 0) {
+        return;
+    }
+    words_add(words, "\nImportant: f must call every one of these functions: ");
+    for (int i = 0; i < request->composite_count; i++) {
+        words_addf(words, "%sg_%d", i > 0 ? ", " : "", i);
+    }
+    words_add(words, ". They are given, so do not define or rename them. Add work of your own "
+                     "that builds on them; do not merely pass their results on. First think "
+                     "about what each of them does.\n```python\n");
+    for (int i = 0; i < request->composite_count; i++) {
+        words_addf(words, "%s\n\n", request->composites[i]);
+    }
+    words_add(words, "```\n");
+}
+
 void prompt_pairs(struct words *words, const struct prompt_task *task)
 {
     for (int i = 0; i < prompt_shown(task->pairs); i++) {

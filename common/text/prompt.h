@@ -40,8 +40,10 @@ struct prompt_request {
                // one) pairs and the message. propose induction: its program
     const struct prompt_task *references; // propose: shown in this order
     int reference_count;
-    int inputs_count; // propose induction: N
-    bool scratchpad;  // solve: end the prompt inside the thinking part, so that it must be used
+    int inputs_count;              // propose induction: N
+    const char *const *composites; // propose: functions g_0, g_1, ... that f must call
+    int composite_count;
+    bool scratchpad; // solve: end the prompt inside the thinking part, so that it must be used
 };
 
 // prompt_render returns fresh text that the caller frees, or NULL with `err` (out of memory, or a

@@ -91,6 +91,7 @@ static void add_proposal(struct words *words, const struct prompt_request *reque
                "give the final program and input.\n",
                difficulty[request->kind]);
     add_references(words, request);
+    prompt_composites(words, request);
 }
 
 static void add_induction_proposal(struct words *words, const struct prompt_request *request)

@@ -60,7 +60,6 @@ static void ask_for_program(struct words *words, const struct prompt_request *re
                request->kind == KIND_ABDUCTION
                    ? "It should be hard to find the argument from the result."
                    : "It should be hard to predict the result.");
-    close_turn(words);
 }
 
 // The type to ask for next. It walks with the last reference, so that it varies from prompt to
@@ -81,6 +80,7 @@ static void add_worked_proposal(struct words *words, const struct prompt_request
                                 const char *program, const char *input)
 {
     ask_for_program(words, request, argument_type(input));
+    close_turn(words);
     open_answer(words);
     words_addf(words,
                "f takes %s, so I call it with %s.</think>\n"
@@ -99,6 +99,8 @@ static void add_proposal(struct words *words, const struct prompt_request *reque
                             request->references[i].inputs[0]);
     }
     ask_for_program(words, request, next_type(request));
+    prompt_composites(words, request);
+    close_turn(words);
 }
 
 static void ask_for_inputs(struct words *words, const char *program, int count)

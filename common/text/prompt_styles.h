@@ -14,6 +14,9 @@ int prompt_chatml(struct words *words, const struct prompt_request *request, str
 // prompt_fence writes a fenced block with this label around `text`.
 void prompt_fence(struct words *words, const char *label, const char *text);
 
+// prompt_composites writes, where there are any, the functions that a proposal has to build on.
+void prompt_composites(struct words *words, const struct prompt_request *request);
+
 // prompt_pairs writes the pairs that an induction prompt shows, as blocks input_k and output_k, and
 // the message where there is one.
 void prompt_pairs(struct words *words, const struct prompt_task *task);

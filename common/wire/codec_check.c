@@ -38,6 +38,7 @@ static const struct bound bounds[] = {
     {&kelvin__task__descriptor, "message", MESSAGE_BYTES_MAX, 0},
     {&kelvin__task__descriptor, "parents", 0, TASK_REFERENCES_MAX},
     {&kelvin__prompt__descriptor, "references", 0, TASK_REFERENCES_MAX},
+    {&kelvin__prompt__descriptor, "composites", PROGRAM_BYTES_MAX, COMPOSITES_MAX},
     {&kelvin__rollout__descriptor, "note", SENTENCE_BYTES_MAX, 0},
     {&kelvin__rollout__descriptor, "prompt", 0, PROMPT_TOKENS_MAX},
     {&kelvin__rollout__descriptor, "tokens", 0, RESPONSE_TOKENS_MAX},

@@ -5,6 +5,7 @@
 #define DEPLOY_CLI_BENCH_H
 
 int bench_decode(int argc, char **argv);
+int bench_dispatch(int argc, char **argv);
 int bench_prefill(int argc, char **argv);
 int bench_train(int argc, char **argv);
 int bench_verifier(int argc, char **argv);

@@ -16,6 +16,7 @@ struct benchmark {
 static const struct benchmark benchmarks[] = {
     {"decode", bench_decode, "bench decode", "sampled tokens a second, by the actor's scheduler"},
     {"prefill", bench_prefill, "bench prefill", "prompt tokens a second, likewise"},
+    {"dispatch", bench_dispatch, "bench dispatch", "rollouts a second through rank 0's loop"},
     {"train", bench_train, "bench train", "tokens a second of a training step"},
     {"verifier", bench_verifier, "bench verifier", "sandboxed runs and checks a second, latency"},
 };
