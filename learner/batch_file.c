@@ -274,8 +274,8 @@ static int alloc_arrays(const struct reader *reader, const json_t *list)
         tokens += json_array_size(json_object_get(json_array_get(list, k), "ids"));
     }
     file->count = (int32_t)count;
-    file->sequences = calloc(count, sizeof(*file->sequences));
-    file->block = calloc(count, sizeof(*file->block));
+    file->sequences = calloc(count + 1, sizeof(*file->sequences));
+    file->block = calloc(count + 1, sizeof(*file->block));
     file->ids = calloc(tokens + 1, sizeof(*file->ids));
     file->floats = calloc(2 * tokens + 1, sizeof(*file->floats));
     bool failed =

@@ -30,9 +30,9 @@
 
 enum { SPINS = 200, LOOK_MS = 250, JOIN_TURN_MS = 20, FAILURE_BYTES = 200, PATH_BYTES = 4096 };
 
-static const uint64_t MAGIC = 0x6b656c76696e3031;
-static const off_t FILE_BYTES = (off_t)1 << 44; // sparse: only what is written takes memory
-static const off_t BLOCK_AT = (off_t)1 << 43;   // the block of a call; arrays lie below
+static const uint64_t magic_number = 0x6b656c76696e3031;
+static const off_t file_bytes = (off_t)1 << 44; // sparse: only what is written takes memory
+static const off_t block_at = (off_t)1 << 43;   // the block of a call; arrays lie below
 
 struct seat {
     _Alignas(64) atomic_uint arrived;
@@ -192,7 +192,7 @@ static void *host_alloc(struct collective *collective, size_t size)
     struct host *host = host_of(collective);
     size = whole_pages(size);
     off_t at = host->next;
-    if (size == 0 || (off_t)size > BLOCK_AT - at) {
+    if (size == 0 || (off_t)size > block_at - at) {
         return NULL;
     }
     host->next += (off_t)size;
@@ -235,7 +235,7 @@ static void *map_block(struct host *host)
         if (host->block != NULL) {
             (void)munmap(host->block, host->block_mapped);
         }
-        host->block = map_at(host, BLOCK_AT, size);
+        host->block = map_at(host, block_at, size);
         host->block_mapped = host->block == NULL ? 0 : size;
     }
     return host->block;
@@ -244,7 +244,7 @@ static void *map_block(struct host *host)
 static void *host_block(struct collective *collective, size_t size)
 {
     struct host *host = host_of(collective);
-    if ((off_t)size > FILE_BYTES - BLOCK_AT) {
+    if ((off_t)size > file_bytes - block_at) {
         return NULL;
     }
     if (size > host->header->block_size) {
@@ -361,7 +361,7 @@ int collective_host_create(struct collective **out, int32_t ranks, const char *p
     CHECK(ranks >= 1 && ranks <= RANKS_MAX);
     CLEANUP(host_closep) struct host *host = host_new(0, ranks, limit_s);
     host->fd = memfd_create("kelvin-ranks", MFD_CLOEXEC);
-    if (host->fd < 0 || ftruncate(host->fd, FILE_BYTES) < 0) {
+    if (host->fd < 0 || ftruncate(host->fd, file_bytes) < 0) {
         return error_set(err, -errno, "cannot make shared memory for %d ranks: %s", ranks,
                          strerrordesc_np(errno));
     }
@@ -373,7 +373,7 @@ int collective_host_create(struct collective **out, int32_t ranks, const char *p
     if (getrandom(&token, sizeof(token), 0) != (ssize_t)sizeof(token)) {
         token = clock_ns();
     }
-    host->header->magic = MAGIC;
+    host->header->magic = magic_number;
     host->header->token = token;
     host->header->ranks = ranks;
     atomic_store(&host->header->seats[0].pid, getpid());
@@ -423,7 +423,8 @@ static int try_open(struct host *host, const char *path)
         return -EAGAIN;
     }
     host->header = map_at(host, 0, whole_pages(sizeof(*host->header)));
-    if (host->header == NULL || host->header->magic != MAGIC || host->header->token != token) {
+    if (host->header == NULL || host->header->magic != magic_number ||
+        host->header->token != token) {
         (void)close(host->fd);
         host->fd = -1;
         if (host->header != NULL) {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double LOG_RATIO_MAX = 20.0;
+static const double log_ratio_max = 20.0;
 enum { CHUNK_ROWS_MAX = 240, CHUNK_ROWS_MIN = 12, CHUNK_FLOATS = 1 << 18 };
 
 // struct target is one row whose logits are wanted: it predicts token `index` of sequence `k`,
@@ -82,7 +82,7 @@ void loss_sums_add(struct loss_sums *sums, const struct loss_sums *more)
 // The logarithm of a ratio, bounded.
 static double bounded(double log_ratio)
 {
-    return fmin(fmax(log_ratio, -LOG_RATIO_MAX), LOG_RATIO_MAX);
+    return fmin(fmax(log_ratio, -log_ratio_max), log_ratio_max);
 }
 
 static void add_surrogate(struct token_loss *out, const struct objective *objective, double A)
@@ -210,7 +210,7 @@ static void reserve_targets(struct loss *loss, const struct pack *pack)
     }
     if (count > loss->targets_max) {
         free(loss->targets);
-        loss->targets = malloc((size_t)count * sizeof(*loss->targets));
+        loss->targets = malloc(((size_t)count + 1) * sizeof(*loss->targets));
         CHECK(loss->targets != NULL);
         loss->targets_max = count;
     }

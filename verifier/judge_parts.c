@@ -202,7 +202,7 @@ static int prepend_helpers(struct judge_parts *out, const Kelvin__VerifyRequest 
         bytes_append(&text, "\n\n", 2);
     }
     bytes_append(&text, out->program, strlen(out->program) + 1);
-    if (text.failed) {
+    if (text.failed || text.data == NULL) {
         bytes_finish(&text);
         return -ENOMEM;
     }

@@ -11,8 +11,10 @@
 
 struct outbox_item;
 
+// The items that were sent stand first, in the order of their sending, then the others.
 struct outbox {
     struct outbox_item *first, *last;
+    struct outbox_item *unsent; // the first that was not sent; NULL: all were
     size_t count;
 };
 
@@ -21,8 +23,8 @@ struct outbox {
 int outbox_push(struct outbox *outbox, struct zframe packed, bool wants_ack, uint64_t lease,
                 uint32_t sample, struct error *err);
 
-// outbox_flush sends, in order, what was not sent yet or was sent ACK_LOST_MS ago. It stops at the
-// first that the socket does not take.
+// outbox_flush sends again what was sent ACK_LOST_MS ago, and then, in order, what was not sent
+// yet. It stops at the first that the socket does not take.
 void outbox_flush(struct outbox *outbox, struct zsock *sock, uint64_t now_ms);
 
 // outbox_resend makes the next flush send everything again.

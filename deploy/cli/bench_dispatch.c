@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -147,6 +148,7 @@ struct plane {
     uint64_t received, bytes;
     uint64_t from_ns, to_ns;            // the measured time; 0: no rollout has come yet
     uint64_t from_received, from_bytes; // when it began
+    double from_cpu, cpu;               // seconds of this process, then of the measured time
     uint64_t tick_ns;                   // when the timer last called
     uint64_t began_ns;
     bool failed;           // the actor sent nothing
@@ -190,6 +192,13 @@ static void on_rollout(void *context, uint64_t tag, const Kelvin__Rollout *rollo
     }
 }
 
+static double cpu_seconds(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
 static void end(struct plane *plane)
 {
     if (uv_is_closing((uv_handle_t *)&plane->ticks)) {
@@ -209,6 +218,7 @@ static void wait_for_work(struct plane *plane, uint64_t now)
     }
     plane->from_received = plane->received;
     plane->from_bytes = plane->bytes;
+    plane->from_cpu = cpu_seconds();
     if (plane->from_ns == 0 && now - plane->began_ns > (uint64_t)CONNECT_MS * 1000000) {
         plane->failed = true;
         end(plane);
@@ -231,6 +241,7 @@ static void on_tick(uv_timer_t *timer)
     }
     if (now >= plane->to_ns) {
         plane->seconds = (double)(now - plane->from_ns) / 1e9;
+        plane->cpu = cpu_seconds() - plane->from_cpu;
         end(plane);
     }
 }
@@ -255,11 +266,12 @@ static void print_result(struct plane *plane, const struct options *options)
     qsort(plane->lags, (size_t)plane->lag_count, sizeof(double), by_size);
     (void)printf("{\"bench\": \"dispatch\", \"tokens\": %lld, \"seconds\": %.3f, "
                  "\"rollouts_per_s\": %.0f, \"megabytes_per_s\": %.1f, "
+                 "\"rollouts_per_cpu_s\": %.0f, "
                  "\"loop_lag_ms_p50\": %.3f, \"loop_lag_ms_p99\": %.3f, "
                  "\"loop_lag_ms_max\": %.3f}\n",
                  (long long)options->tokens, plane->seconds, rollouts / plane->seconds,
-                 bytes / plane->seconds / 1e6, lag_at(plane, 0.5), lag_at(plane, 0.99),
-                 lag_at(plane, 1.0));
+                 bytes / plane->seconds / 1e6, rollouts / plane->cpu, lag_at(plane, 0.5),
+                 lag_at(plane, 0.99), lag_at(plane, 1.0));
 }
 
 static void on_stop(void *context, int signal)
