@@ -103,6 +103,21 @@ static uint32_t cpu_us(const struct rusage *usage)
     return us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
 }
 
+// What a child that was killed early has not read must not reach the next one, which reads as soon
+// as it is forked; so it is thrown away here, before that, and before the daemon hears of this end
+// and sends the next request.
+static void drain_request(void)
+{
+    uint8_t junk[4096];
+    struct pollfd request = {.fd = IMAGE_FD_REQUEST, .events = POLLIN};
+    const struct timespec now = {0};
+    while (syscall(SYS_ppoll, &request, 1, &now, NULL, 0) == 1 && (request.revents & POLLIN) != 0) {
+        if (read(IMAGE_FD_REQUEST, junk, sizeof(junk)) <= 0) {
+            return;
+        }
+    }
+}
+
 static _Noreturn void serve_as_zygote(void)
 {
     for (uint64_t run = 1;; run++) {
@@ -122,6 +137,7 @@ static _Noreturn void serve_as_zygote(void)
         watch_child(run, (pid_t)pid, pidfd, &usage);
         struct control_ended ended = {.cpu_us = cpu_us(&usage)};
         (void)close(pidfd);
+        drain_request();
         if (write(IMAGE_FD_CONTROL, &ended, sizeof(ended)) != (ssize_t)sizeof(ended)) {
             _exit(0);
         }

@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include "common/base/cleanup.h"
+#include "common/base/limits.h"
 #include "common/base/task.h"
 #include "verifier/runtime.h"
 
@@ -37,6 +38,7 @@ bool runtime_source_prepare(const char *more)
 // What one walk of the tree collects.
 struct scan {
     PyObject *bound; // set of names that the program binds anywhere
+    PyObject *outer; // set of names that it binds at top level
     PyObject *read;  // set of names that it reads
     PyObject *hit;   // first forbidden module
     PyObject *only;  // name of the one top-level function, or NULL
@@ -163,16 +165,25 @@ static void visit_scan(void *context, PyObject *node)
 
 static void scan_top(struct scan *scan, PyObject *tree)
 {
+    struct scan outer = {.bound = scan->outer, .read = scan->read};
     PyObject *body = PyObject_GetAttrString(tree, "body");
     for (Py_ssize_t i = 0; body != NULL && i < PyList_GET_SIZE(body); i++) {
         PyObject *node = PyList_GET_ITEM(body, i);
-        if (runtime_is_node(node, "FunctionDef")) {
+        bool function = runtime_is_node(node, "FunctionDef");
+        if (function) {
             scan->functions++;
             scan->only = text_of(node, "name");
             scan->def_line = number_of(node, "lineno");
             scan->def_column = number_of(node, "col_offset");
         }
+        if (function || runtime_is_node(node, "AsyncFunctionDef") ||
+            runtime_is_node(node, "ClassDef")) {
+            note_node(&outer, node); // its name; what it binds inside is its own
+        } else {
+            runtime_walk(node, visit_scan, &outer);
+        }
     }
+    Py_XDECREF(outer.hit);
     Py_XDECREF(body);
 }
 
@@ -427,8 +438,9 @@ PyObject *runtime_rename(const char *text, size_t size, const char *name)
 {
     PyObject *tree = runtime_tree(text);
     PyObject *out = NULL;
-    struct scan scan = {.bound = PySet_New(NULL), .read = PySet_New(NULL)};
-    if (tree != NULL && scan.bound != NULL && scan.read != NULL) {
+    struct scan scan = {
+        .bound = PySet_New(NULL), .outer = PySet_New(NULL), .read = PySet_New(NULL)};
+    if (tree != NULL && scan.bound != NULL && scan.outer != NULL && scan.read != NULL) {
         runtime_walk(tree, visit_scan, &scan);
         scan_top(&scan, tree);
         bool one = scan.functions == 1 && PyUnicode_CompareWithASCIIString(scan.only, "f") == 0;
@@ -436,6 +448,7 @@ PyObject *runtime_rename(const char *text, size_t size, const char *name)
     }
     PyErr_Clear();
     Py_XDECREF(scan.bound);
+    Py_XDECREF(scan.outer);
     Py_XDECREF(scan.read);
     Py_XDECREF(scan.hit);
     Py_XDECREF(tree);
@@ -527,25 +540,29 @@ static void check_tree(struct runtime_source *out, PyObject *tree, const char *t
                        uint32_t flags, bool has_f)
 {
     bool filter = (flags & IMAGE_FILTER) != 0;
-    struct scan scan = {.bound = PySet_New(NULL), .read = PySet_New(NULL)};
+    struct scan scan = {
+        .bound = PySet_New(NULL), .outer = PySet_New(NULL), .read = PySet_New(NULL)};
     PyObject *f = PyUnicode_FromString("f");
-    if (scan.bound != NULL && scan.read != NULL && f != NULL) {
+    bool ready = scan.bound != NULL && scan.outer != NULL && scan.read != NULL && f != NULL;
+    if (ready) {
         runtime_walk(tree, visit_scan, &scan);
         scan_top(&scan, tree);
     }
-    if (PyErr_Occurred() || f == NULL) {
+    has_f = has_f || (ready && PySet_Contains(scan.outer, f) == 1);
+    if (PyErr_Occurred() || !ready) {
         refuse(out, OUTCOME_SYNTAX_ERROR, "the program is nested too deeply");
-    } else if (!has_f && PySet_Contains(scan.bound, f) == 0 && scan.functions != 1) {
+    } else if (!has_f && scan.functions != 1) {
         refuse(out, OUTCOME_MALFORMED, "no function f");
     } else if (filter && scan.hit != NULL) {
         refuse(out, OUTCOME_FORBIDDEN, "imports %.80s", PyUnicode_AsUTF8(scan.hit));
     } else if (filter && refused_name(&scan) != NULL) {
         refuse(out, OUTCOME_FORBIDDEN, "uses %s", refused_name(&scan));
-    } else if (!has_f && PySet_Contains(scan.bound, f) == 0) {
+    } else if (!has_f) {
         out->normalized = rename_to_f(tree, &scan, text, size);
     }
     Py_XDECREF(f);
     Py_XDECREF(scan.bound);
+    Py_XDECREF(scan.outer);
     Py_XDECREF(scan.read);
     Py_XDECREF(scan.hit);
 }
@@ -566,6 +583,10 @@ static void check(struct runtime_source *out, const char *text, size_t size, uin
         if (out->code == NULL) {
             return;
         }
+    }
+    if (out->normalized != NULL && PyBytes_GET_SIZE(out->normalized) > PROGRAM_BYTES_MAX) {
+        refuse(out, OUTCOME_MALFORMED, "longer than a program may be once its function is named f");
+        return;
     }
     if (out->normalized != NULL) {
         Py_DECREF(out->code);

@@ -1,7 +1,7 @@
 // The portable back-end. The image's process forks a child per request (runtime_main.c) and tells
 // over the control socket how each child ended. A child that is out of time, or does not end by
 // itself after its result, is killed there. The image is idle again when the child is gone and the
-// reply pipe is empty.
+// pipes are empty.
 #include "common/base/clock.h"
 #include "verifier/image_state.h"
 
@@ -15,8 +15,7 @@ enum {
 
 static void bring_back(struct image *image)
 {
-    image_drain(image);
-    image_take_back(image);
+    image_drain(image); // the zygote has emptied the request pipe (runtime_main.c)
     image_restored(image);
 }
 

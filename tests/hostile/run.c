@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <glob.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -274,8 +275,10 @@ static void ask(struct suite *suite, const json_t *entry)
     suite->unsendable.text[0] = '\0';
     (void)json_array_clear(suite->outputs);
     if (request_from_json(&request, entry, &err) < 0) {
-        (void)fprintf(stderr, "a broken entry: %s\n", err.text);
-        exit(2);
+        suite->outcome = OUTCOME_MALFORMED; // as the front of JSON lines says it
+        (void)snprintf(suite->detail, sizeof(suite->detail), "%s", err.text);
+        request_finish(&request);
+        return;
     }
     judge_submit(suite->service.judge, &request, on_verdict, suite, 0);
     request_finish(&request);
@@ -379,6 +382,37 @@ static void play(struct suite *suite, json_t *entry)
     }
 }
 
+static void signal_children(const struct process *family, int count, int number)
+{
+    for (int i = 0; i < count; i++) {
+        if (family[i].generation == 2) {
+            (void)kill(family[i].pid, number);
+        }
+    }
+}
+
+// A child of a zygote that is killed before it has read its request leaves it to nobody: here the
+// children are held, one request runs out of time, and the canary must not hear of it.
+static void play_unread(struct suite *suite)
+{
+    CLEANUP(json_decrefp)
+    json_t *entry =
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:i,s:[s]}", "name", "a request that was never read",
+                  "class", "pipe", "kind", "run", "program", "def f(x):\n    return 'stale'",
+                  "input", "1", "timeout_ms", 100, "wanted", "timeout");
+    struct process family[PROCESSES_MAX];
+    for (int i = 0; i < 3; i++) {
+        int count = find_family(family);
+        signal_children(family, count, SIGSTOP);
+        ask(suite, entry);
+        bool held = suite->outcome == OUTCOME_TIMEOUT;
+        signal_children(family, count, SIGCONT);
+        if (!held || !canary_sings(suite)) {
+            complain(suite, entry, suite->detail);
+        }
+    }
+}
+
 static void play_file(struct suite *suite, const char *path)
 {
     CLEANUP(json_decrefp) json_t *entries = NULL;
@@ -440,6 +474,9 @@ int main(int argc, char **argv)
             play_file(&suite, paths[i]);
         }
         free(paths[i]);
+    }
+    if (offered && suite.service.backend == BACKEND_ZYGOTE) {
+        play_unread(&suite);
     }
     struct pool_stats stats = offered ? pool_stats(suite.service.pool) : (struct pool_stats){0};
     printf("%s: %d entries, %d failures, %llu images lost in %llu runs\n", argv[1], suite.entries,
