@@ -34,6 +34,7 @@ struct lines {
     int open;
     struct bytes input;
     size_t input_at; // bytes of `input` already taken
+    size_t number;   // of the line taken last
 };
 
 // The id of a request in work.
@@ -116,8 +117,8 @@ static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdi
 static void refuse_line(struct lines *lines, const json_t *id, const char *reason)
 {
     Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
-    char detail[256];
-    (void)snprintf(detail, sizeof(detail), "%s", reason);
+    char detail[sizeof(lines->end_error.text) + 32];
+    (void)snprintf(detail, sizeof(detail), "line %zu: %s", lines->number, reason);
     verdict.outcome = KELVIN__OUTCOME__MALFORMED;
     verdict.detail = detail;
     CLEANUP(json_decrefp) json_t *object = verdict_to_json(id, &verdict);
@@ -132,7 +133,7 @@ static void take_line(struct lines *lines, const char *text, size_t size)
     if (strspn(text, " \t\r") >= size) {
         return;
     }
-    if (json_parse(&json, text, size, "a line", &err) < 0) {
+    if (json_parse(&json, text, size, "request", &err) < 0) {
         refuse_line(lines, NULL, err.text);
         return;
     }
@@ -164,6 +165,7 @@ static void take_lines(struct lines *lines)
             break;
         }
         size_t size = newline == NULL ? left : (size_t)(newline - start);
+        lines->number++;
         lines->input_at += newline == NULL ? left : size + 1;
         take_line(lines, start, size);
     }

@@ -392,7 +392,7 @@ static int float_of_text(struct literal_cursor *cursor, const uint8_t *typed, si
     while (*end == ' ') {
         end++;
     }
-    if (end == text || end != text + size - head || strpbrk(text, "xXpP(") != NULL) {
+    if (end == text || end != text + (size - head) || strpbrk(text, "xXpP(") != NULL) {
         return literal_fail(cursor, "float() of a text that is no number");
     }
     put_real(cursor->out, real);

@@ -6,6 +6,7 @@
 #include "verifier/service.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,8 @@
 #include <zmq.h>
 
 enum {
-    EXIT_BAD_INPUT = 2, // configuration, host or stream; the line before says which
+    EXIT_BAD_INPUT = 2,   // configuration, host or stream; the line before says which
+    EXIT_BY_SIGNAL = 128, // plus its number, as shells say it
     WORDS_MAX = 256,
     OPEN_PER_WORKER = 16, // requests in work, so that no sandbox waits for the wire
 };
@@ -24,6 +26,7 @@ enum {
 static const char help[] =
     "usage: kelvin-verifier --config FILE [OPTION…] [key=value…]\n"
     "       kelvin-verifier --stdin [OPTION…] [key=value…] < tasks.jsonl > verdicts.jsonl\n"
+    "       kelvin verify [OPTION…] [key=value…]   the same as kelvin-verifier --stdin\n"
     "\n"
     "Runs model-written Python in sandboxes and judges it. With --config it takes requests from "
     "the\n"
@@ -35,9 +38,13 @@ static const char help[] =
     "  {\"id\":…,\"kind\":\"induction\",\"answer\":PROGRAM,\"inputs\":[…],\"outputs\":[…]}\n"
     "  {\"id\":…,\"kind\":\"error\",\"gold\":…,\"answer\":…}\n"
     "  {\"id\":…,\"kind\":\"run\",\"program\":…,\"input\":…}\n"
-    "each with optional \"timeout_ms\", \"cpu_ms\", \"memory_mb\", \"output_bytes\" of one run. A\n"
-    "verdict line has id, verdict, and where they exist output\n"
-    "or outputs (repr text), program, exception, score, detail, wall_us, cpu_us.\n"
+    "each with optional \"timeout_ms\", \"cpu_ms\", \"memory_mb\", \"output_bytes\" of one run;\n"
+    "induction with an optional \"score\": binary, fraction or any. Other keys are ignored.\n"
+    "A verdict line has id, verdict, and where they exist output or outputs (repr text), program,\n"
+    "exception, score, detail, wall_us, cpu_us. Every request line gets one verdict line as soon "
+    "as\n"
+    "it is known, not in the order of the requests: give each an id. A line that is no request is\n"
+    "malformed, and its detail has the line's number.\n"
     "\n"
     "  --workers N        sandboxes that run at once           (verifier.workers)\n"
     "  --backend NAME     auto, rewind, zygote                 (verifier.backend)\n"
@@ -50,6 +57,10 @@ static const char help[] =
     "\n"
     "Verdicts: ok wrong syntax-error forbidden raised timeout out-of-memory output-too-large\n"
     "nondeterministic unsupported-value crashed malformed infrastructure\n"
+    "\n"
+    "exit code: 0 when every line has its verdict; 2 for a bad option, configuration, host or\n"
+    "stream (a sentence on standard error says which); 130 or 143 when --stdin was interrupted by\n"
+    "SIGINT or SIGTERM.\n"
     "\n"
     "keys:\n";
 
@@ -181,13 +192,12 @@ static void stop(struct verifier *verifier, int exit_code)
 // stops.
 static void on_signal(uv_signal_t *signal, int number)
 {
-    (void)number;
     struct verifier *verifier = signal->data;
     if (verifier->server != NULL && !verifier->leaving) {
         verifier->leaving = true;
         server_leave(verifier->server, "stopped by a signal");
     } else {
-        stop(verifier, 0);
+        stop(verifier, verifier->command.from_stdin ? EXIT_BY_SIGNAL + number : 0);
     }
 }
 
@@ -264,6 +274,25 @@ static int open_parts(struct verifier *verifier, struct error *err)
     return code;
 }
 
+// A standard stream that was closed would give its number to the next descriptor that is opened.
+static int check_streams(bool from_stdin, struct error *err)
+{
+    static const char *const names[] = {"input", "output", "error"};
+    bool closed[3] = {false};
+    for (int i = 0; i < 3; i++) {
+        closed[i] = fcntl(i, F_GETFD) < 0;
+        if (closed[i] && open("/dev/null", O_RDWR) != i) { // takes the lowest number that is free
+            return error_set(err, -EBADF, "standard %s is closed", names[i]);
+        }
+    }
+    for (int i = 0; i < 2 && from_stdin; i++) {
+        if (closed[i]) {
+            return error_set(err, -EBADF, "standard %s is closed", names[i]);
+        }
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static struct verifier verifier;
@@ -277,6 +306,7 @@ int main(int argc, char **argv)
     }
     (void)signal(SIGPIPE, SIG_IGN);
     int code = parse_command(&verifier.command, argc, argv, &err);
+    code = code < 0 ? code : check_streams(verifier.command.from_stdin, &err);
     code = code < 0 ? code : read_config(&verifier, &err);
     if (code == 0 && !verifier.command.from_stdin) {
         code = run_config_endpoints(&verifier.config, &err);

@@ -39,6 +39,14 @@ static char *as_text(const char *text)
     return cast.out;
 }
 
+// What stands behind a NUL would not be judged.
+static int refuse_nul(const json_t *text, const char *key, struct error *err)
+{
+    return strlen(json_string_value(text)) == json_string_length(text)
+               ? 0
+               : error_set(err, -EINVAL, "\"%s\" holds a NUL", key);
+}
+
 static int get_text(char **out, const json_t *json, const char *key, struct error *err)
 {
     const char *text = NULL;
@@ -46,6 +54,7 @@ static int get_text(char **out, const json_t *json, const char *key, struct erro
     if (code == 0 && text == NULL) {
         code = error_set(err, -EINVAL, "\"%s\" is missing", key);
     }
+    code = code < 0 ? code : refuse_nul(json_object_get(json, key), key, err);
     if (code == 0) {
         *out = as_text(text);
     }
@@ -72,6 +81,10 @@ static int get_list(char ***out, size_t *count, const json_t *json, const char *
         if (!json_is_string(item)) {
             return error_set(err, -EINVAL, "\"%s\" must be a list of texts, or \"%s\" a text",
                              plural, singular);
+        }
+        int code = refuse_nul(item, singular, err);
+        if (code < 0) {
+            return code;
         }
         (*out)[i] = as_text(json_string_value(item));
     }
@@ -117,6 +130,10 @@ int request_from_json(Kelvin__VerifyRequest *out, const json_t *json, struct err
                : json_get_int(&output_bytes, json, "output_bytes", 1, RUN_OUTPUT_BYTES_MAX, err);
     if (code < 0) {
         return code;
+    }
+    if (score[0] != '\0' && strcmp(score, "binary") != 0 && strcmp(score, "fraction") != 0 &&
+        strcmp(score, "any") != 0) {
+        return error_set(err, -EINVAL, "\"score\" must be binary, fraction or any");
     }
     out->timeout_ms = (uint32_t)timeout_ms;
     out->cpu_ms = (uint32_t)cpu_ms;

@@ -19,7 +19,8 @@ static int choose_isolation(enum isolation *out, enum isolation least, struct er
         return error_set(err, -EPERM,
                          "verifier.isolation: %s is wanted and this host offers %s: %s; allow it "
                          "there, or accept verifier.isolation=%s",
-                         isolation_name(least), isolation_name(*out), why.text,
+                         isolation_name(least), isolation_name(*out),
+                         why.text[0] != '\0' ? why.text : "an image has no cgroup of its own",
                          isolation_name(*out));
     }
     if (why.text[0] != '\0') {

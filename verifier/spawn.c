@@ -176,6 +176,9 @@ static _Noreturn void become_image(const struct ends *ends, enum isolation isola
     (void)close(ends->gate[1]);
     bool open = read(ends->gate[0], &byte, 1) == 1 && take_identity(isolation, daemon);
     (void)setsid();
+    // An image shares only standard error with the daemon, for the reason of a failed start.
+    int nothing = (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR, 0);
+    open = open && dup2(nothing, STDIN_FILENO) >= 0 && dup2(nothing, STDOUT_FILENO) >= 0;
     open = open && dup2(ends->request, IMAGE_FD_REQUEST) >= 0 &&
            dup2(ends->reply, IMAGE_FD_REPLY) >= 0 && dup2(ends->control, IMAGE_FD_CONTROL) >= 0;
     unsigned last = IMAGE_FD_CONTROL;

@@ -1,8 +1,8 @@
 // codec.h: Envelope ↔ bytes. Foreign bytes are checked here and trusted afterwards.
 //
 // A decoded envelope has PROTOCOL_VERSION, a body, valid UTF-8 without NUL in every string, known
-// enum values, finite numbers, and every text and list within the limits of limits.h. Inside a body
-// these hold too:
+// fields and enum values, finite numbers, and every text and list within the limits of limits.h.
+// Inside a body these hold too:
 //   - a Prompt to solve, or to propose induction, has a task; so has each list no NULL items;
 //   - a Rollout has as many logprobs as tokens, and its version runs add up to them;
 //   - a Task has no more outputs than inputs;

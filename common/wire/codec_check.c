@@ -218,6 +218,10 @@ static int check_message(const ProtobufCMessage *message, int depth, struct erro
 {
     const ProtobufCMessageDescriptor *descriptor = message->descriptor;
     CHECK(depth < WALK_DEPTH_MAX);
+    if (message->n_unknown_fields > 0) { // a peer of this protocol's version sends none
+        return error_set(err, -EBADMSG, "message %s: has a field that is not known",
+                         descriptor->short_name);
+    }
     for (unsigned i = 0; i < descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
         const char *base = (const char *)message;
