@@ -248,7 +248,7 @@ static int read_unsigned(struct literal_cursor *cursor, struct number *number)
         return literal_fail(cursor, "number expected");
     }
     int code = 0;
-    char second = cursor->end - cursor->at > 1 ? (char)tolower((unsigned char)cursor->at[1]) : '\0';
+    int second = cursor->end - cursor->at > 1 ? tolower((unsigned char)cursor->at[1]) : 0;
     uint32_t base = second == 'x' ? 16 : second == 'o' ? 8 : second == 'b' ? 2 : 10;
     if (at_special(cursor)) {
         code = read_special(cursor, number);

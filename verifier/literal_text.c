@@ -131,24 +131,43 @@ struct prefix {
     size_t size;
     bool raw;
     bool bytes;
+    bool unicode;
 };
+
+// One letter before the quote: r and b once each in any order, or u alone.
+static bool add_mark(struct prefix *prefix, char letter)
+{
+    bool *mark = NULL;
+    switch (letter) {
+    case 'r':
+    case 'R':
+        mark = &prefix->raw;
+        break;
+    case 'b':
+    case 'B':
+        mark = &prefix->bytes;
+        break;
+    case 'u':
+    case 'U':
+        mark = &prefix->unicode;
+        break;
+    default:
+        return false;
+    }
+    bool alone = !prefix->raw && !prefix->bytes;
+    bool fits = !*mark && !prefix->unicode && (mark != &prefix->unicode || alone);
+    *mark = true;
+    return fits;
+}
 
 static bool read_prefix(const struct literal_cursor *cursor, struct prefix *prefix)
 {
     *prefix = (struct prefix){0};
     const char *at = cursor->at;
-    bool unicode = false;
     for (; at < cursor->end && *at != '\'' && *at != '"'; at++) {
-        char c = (char)tolower((unsigned char)*at);
-        bool fits = (c == 'r' && !prefix->raw && !unicode) ||
-                    (c == 'b' && !prefix->bytes && !unicode) ||
-                    (c == 'u' && !unicode && !prefix->raw && !prefix->bytes);
-        if (!fits) {
+        if (!add_mark(prefix, *at)) {
             return false;
         }
-        prefix->raw = prefix->raw || c == 'r';
-        prefix->bytes = prefix->bytes || c == 'b';
-        unicode = unicode || c == 'u';
     }
     prefix->size = (size_t)(at - cursor->at);
     return at < cursor->end;
