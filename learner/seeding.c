@@ -230,6 +230,16 @@ static void next_round(struct seeding *seeding)
     start_round(seeding);
 }
 
+// A person gave the file: each task in it that is not valid is named.
+static void log_invalid(const struct seeding *seeding, int32_t i)
+{
+    const struct group *group = seeding->groups[i];
+    const Kelvin__Verdict *verdict = group->proposal.verdict;
+    log_warn("seeding", "seed file: task %d is not valid: %s %s %s", seeding->file_next + i + 1,
+             verdict == NULL ? "no verdict" : outcome_name((enum outcome)verdict->outcome),
+             verdict == NULL ? "" : verdict->exception, verdict == NULL ? "" : verdict->detail);
+}
+
 static void end_round(struct seeding *seeding)
 {
     int32_t added = 0;
@@ -238,6 +248,9 @@ static void end_round(struct seeding *seeding)
         struct group *group = seeding->groups[i];
         bool full = seeding->phase != PHASE_FILE && stored(seeding) >= wanted(seeding);
         valid += group->valid;
+        if (seeding->phase == PHASE_FILE && !group->valid) {
+            log_invalid(seeding, i);
+        }
         if (group->valid && !full) {
             added += store(seeding, group->task);
         }
