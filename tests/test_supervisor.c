@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -102,6 +103,45 @@ static void test_dead_worker_is_restarted(void **state)
     assert_int_equal(supervisor_run(&learner.spec, &worker.spec, 1, on_line, &lines, &err), 0);
 }
 
+// A learner that is killed is started with its other words, at most SUPERVISOR_LEARNER_RESTARTS_MAX
+// times without having come further; then the job ends with its signal. One that exits is not.
+static void test_killed_learner_goes_on(void **state)
+{
+    char dies[] = "echo first; kill -9 $$";
+    char goes_on[] = "echo again; exit 0";
+    char worker_script[] = "exec sleep 1000";
+    struct shell learner, again, worker;
+    shell_init(&learner, *state, "learner", dies);
+    shell_init(&again, *state, "learner", goes_on);
+    shell_init(&worker, *state, "worker", worker_script);
+    learner.spec.words_again = again.words;
+    struct lines lines = {0};
+    struct error err = {0};
+    assert_int_equal(supervisor_run(&learner.spec, &worker.spec, 1, on_line, &lines, &err), 0);
+    assert_int_equal(lines.count, 2);
+    assert_string_equal(lines.last, "again");
+}
+
+static void test_hopeless_learner_ends(void **state)
+{
+    char dies[] = "echo x >> $0/starts; kill -9 $$";
+    char worker_script[] = "exec sleep 1000";
+    struct shell learner, worker;
+    shell_init(&learner, *state, "learner", dies);
+    shell_init(&worker, *state, "worker", worker_script);
+    learner.spec.words_again = learner.words;
+    struct lines lines = {0};
+    struct error err = {0};
+    assert_int_equal(supervisor_run(&learner.spec, &worker.spec, 1, on_line, &lines, &err),
+                     128 + SIGKILL);
+    struct folder *folder = *state;
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/starts", folder->path);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 2 * (SUPERVISOR_LEARNER_RESTARTS_MAX + 1));
+}
+
 static pid_t read_pid(const char *folder)
 {
     char path[128];
@@ -150,6 +190,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_learner_ends_the_job, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dead_worker_is_restarted, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_killed_learner_goes_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hopeless_learner_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_child_outlives_a_killed_parent, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,12 +10,18 @@ static void print_help(void)
 {
     (void)printf(
         "Usage: kelvin train --config FILE [key=value ...]\n"
-        "       kelvin train --resume RUN [key=value ...]\n\n"
+        "       kelvin train --resume RUN [key=value ...]\n"
+        "       kelvin train --fork RUN@STEP [key=value ...]\n\n"
         "Runs self-play: one learner, `actors` actors and `verifiers` verifiers on this\n"
         "machine. The run folder holds config.yaml, metrics.jsonl (a line a step), tasks.db,\n"
         "checkpoints/ and log/. Ctrl-C saves and stops, a second one stops at once; --resume goes\n"
-        "on from the newest checkpoint.\n\n"
-        "Exit code: 0 all steps done, 2 bad input, 128+N stopped by signal N, 1 otherwise.\n\n"
+        "on from the newest checkpoint. --fork makes a new run folder of a checkpoint of another\n"
+        "run and goes on there, with other keys if some are given.\n\n"
+        "SIGUSR1 and SIGTERM (Slurm's warning, its time limit) save and stop too, with exit code\n"
+        "75: a job script requeues on it and starts --resume. A learner that dies is started\n"
+        "again at its newest checkpoint, workers that die are started again.\n\n"
+        "Exit code: 0 all steps done, 2 bad input, 75 saved and stopped, 130 stopped by Ctrl-C,\n"
+        "128+N killed by signal N, 1 otherwise.\n\n"
         "Configurations that ship, each line explained, in deploy/config:\n"
         "  laptop.yaml                the small model that ships, on one CPU, within minutes\n"
         "  paper-3b.yaml, paper-7b.yaml, paper-14b.yaml, paper-llama-8b.yaml,\n"
@@ -30,7 +36,7 @@ int command_train(int argc, char **argv)
         print_help();
         return 0;
     }
-    struct job job = {.command = argv[0]};
+    struct job job = {.command = argv[0], .forks = true};
     struct error err = {0};
     if (job_read(&job, argc, argv, &err) < 0) {
         return cli_fail(argv[0], "%s", err.text);

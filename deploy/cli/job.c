@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/file.h"
+#include "common/base/run_check.h"
 #include "deploy/cli/cli.h"
 #include "deploy/cli/progress.h"
 #include "deploy/cli/supervisor.h"
@@ -25,8 +26,30 @@ struct launch {
     char log_path[JOB_PATH_MAX];
     char name[32];
     char *words[JOB_WORDS_MAX + PROGRAM_WORDS];
+    char *words_again[JOB_WORDS_MAX + PROGRAM_WORDS];
     struct child_spec spec;
 };
+
+// write_words writes a program's command line. Workers read the file; the learner begins as `start`
+// says.
+static void write_words(char **words, struct launch *launch, const struct job *job, bool learner,
+                        enum job_start start)
+{
+    static const char *const options[] = {"--config", "--resume", "--fork"};
+    int count = 0;
+    words[count++] = launch->program;
+    if (learner && job->learner_word != NULL) {
+        words[count++] = without_const(job->learner_word);
+    }
+    words[count++] = without_const(options[start]);
+    words[count++] = without_const(start == JOB_FRESH    ? job->config_path
+                                   : start == JOB_RESUME ? job->config.run_dir
+                                                         : job->from);
+    for (int i = 0; i < job->word_count; i++) {
+        words[count++] = job->words[i];
+    }
+    words[count] = NULL;
+}
 
 static int launch_init(struct launch *launch, const struct job *job, const char *program,
                        const char *name, int number, struct error *err)
@@ -39,20 +62,12 @@ static int launch_init(struct launch *launch, const struct job *job, const char 
     (void)snprintf(launch->log_path, sizeof(launch->log_path), "%s/log/%s.log", job->config.run_dir,
                    launch->name);
     bool learner = number < 0;
-    int count = 0;
-    launch->words[count++] = launch->program;
-    if (learner && job->learner_word != NULL) {
-        launch->words[count++] = without_const(job->learner_word);
-    }
-    launch->words[count++] = without_const(learner && job->resume ? "--resume" : "--config");
-    launch->words[count++] =
-        without_const(learner && job->resume ? job->config.run_dir : job->config_path);
-    for (int i = 0; i < job->word_count; i++) {
-        launch->words[count++] = job->words[i];
-    }
-    launch->words[count] = NULL;
-    launch->spec = (struct child_spec){
-        .name = launch->name, .words = launch->words, .log_path = launch->log_path};
+    write_words(launch->words, launch, job, learner, learner ? job->start : JOB_FRESH);
+    write_words(launch->words_again, launch, job, learner, JOB_RESUME);
+    launch->spec = (struct child_spec){.name = launch->name,
+                                       .words = launch->words,
+                                       .words_again = learner ? launch->words_again : NULL,
+                                       .log_path = launch->log_path};
     return 0;
 }
 
@@ -106,40 +121,65 @@ static void run_dir_default(char *out, size_t size)
     (void)strftime(out, size, "runs/%Y%m%d-%H%M%S", &local);
 }
 
-static int read_file_and_words(struct job *job, const char *where, int argc, char **argv,
-                               struct error *err)
+// The folder whose config.yaml is read: RUN of --resume RUN and of --fork RUN@STEP.
+static int config_path_of(struct job *job, struct error *err)
+{
+    const char *at = job->start == JOB_FORK ? strrchr(job->from, '@') : NULL;
+    size_t size = at != NULL ? (size_t)(at - job->from) : strlen(job->from);
+    int length =
+        snprintf(job->config_path, sizeof(job->config_path),
+                 job->start == JOB_FRESH ? "%.*s" : "%.*s/config.yaml", (int)size, job->from);
+    return length < 0 || (size_t)length >= sizeof(job->config_path)
+               ? error_set(err, -ENAMETOOLONG, "%s: the name is too long", job->from)
+               : 0;
+}
+
+static int read_config(struct job *job, char **words, int count, struct error *err)
 {
     struct run_config *config = &job->config;
-    int length = snprintf(job->config_path, sizeof(job->config_path),
-                          job->resume ? "%s/config.yaml" : "%s", where);
-    if (length < 0 || (size_t)length >= sizeof(job->config_path)) {
-        return error_set(err, -ENAMETOOLONG, "%s: the name is too long", where);
-    }
-    int code = run_config_read(config, job->config_path, argv, argc, err);
+    int code = config_path_of(job, err);
+    code = code < 0 ? code : run_config_read(config, job->config_path, words, count, err);
     if (code < 0) {
         return code;
     }
-    if (job->resume) {
-        (void)snprintf(config->run_dir, sizeof(config->run_dir), "%s", where);
-    } else if (config->run_dir[0] == '\0') {
+    bool named = false;
+    for (int i = 0; i < count; i++) {
+        named = named || strncmp(words[i], "run_dir=", 8) == 0;
+    }
+    if (job->start == JOB_RESUME) {
+        (void)snprintf(config->run_dir, sizeof(config->run_dir), "%s", job->from);
+    } else if (config->run_dir[0] == '\0' || (job->start == JOB_FORK && !named)) {
         run_dir_default(config->run_dir, sizeof(config->run_dir));
     }
-    return 0;
+    return run_config_check(config, err);
+}
+
+static int read_start(struct job *job, int argc, char **argv, struct error *err)
+{
+    static const char *const options[] = {"--config", "--resume", "--fork"};
+    int known = job->forks ? 3 : 2;
+    for (int i = 0; argc >= 3 && i < known; i++) {
+        if (strcmp(argv[1], options[i]) == 0) {
+            job->start = (enum job_start)i;
+            job->from = argv[2];
+            return 0;
+        }
+    }
+    return error_set(err, -EINVAL, "--config FILE, --resume RUN%s is needed; see kelvin %s --help",
+                     job->forks ? " or --fork RUN@STEP" : "", job->command);
 }
 
 int job_read(struct job *job, int argc, char **argv, struct error *err)
 {
-    if (argc < 3 || (strcmp(argv[1], "--config") != 0 && strcmp(argv[1], "--resume") != 0)) {
-        return error_set(err, -EINVAL,
-                         "--config FILE or --resume RUN is needed; see kelvin %s --help",
-                         job->command);
+    int code = read_start(job, argc, argv, err);
+    if (code < 0) {
+        return code;
     }
     if (argc - 3 >= JOB_WORDS_MAX) {
         return error_set(err, -E2BIG, "at most %d key=value words are read; use the file",
                          JOB_WORDS_MAX - 1);
     }
-    job->resume = strcmp(argv[1], "--resume") == 0;
-    int code = read_file_and_words(job, argv[2], argc - 3, argv + 3, err);
+    code = read_config(job, argv + 3, argc - 3, err);
     if (code < 0) {
         return code;
     }
@@ -152,9 +192,42 @@ int job_read(struct job *job, int argc, char **argv, struct error *err)
     return run_config_endpoints(&resolved, err);
 }
 
+// A folder that holds a run is left alone, down to its logs, when another one is to begin there.
+static int check_folder(const struct job *job, struct error *err)
+{
+    static const char *const signs[] = {"tasks.db", "metrics.jsonl"};
+    for (size_t i = 0; job->start != JOB_RESUME && i < sizeof(signs) / sizeof(*signs); i++) {
+        char path[JOB_PATH_MAX];
+        int code = file_join(path, sizeof(path), job->config.run_dir, signs[i], err);
+        if (code < 0) {
+            return code;
+        }
+        if (access(path, F_OK) == 0) {
+            return error_set(err, -EEXIST,
+                             "%s holds a run already; choose another run_dir, or continue it with "
+                             "--resume %s",
+                             job->config.run_dir, job->config.run_dir);
+        }
+    }
+    if (job->start == JOB_RESUME && access(job->config.run_dir, F_OK) != 0) {
+        return error_set(err, -ENOENT, "%s: there is no such run folder", job->config.run_dir);
+    }
+    return 0;
+}
+
+static void say_end(const struct job *job, int code)
+{
+    if (code > CLI_BAD_INPUT) { // stopped or killed: the folder says how far it came
+        (void)printf("to go on: kelvin %s --resume %s\n", job->command, job->config.run_dir);
+    }
+}
+
 int job_run(const struct job *job)
 {
     struct error err = {0};
+    if (check_folder(job, &err) < 0) {
+        return cli_fail(job->command, "%s", err.text);
+    }
     (void)printf("run folder: %s\n", job->config.run_dir);
     (void)fflush(stdout);
     if (job->config.actors + job->config.verifiers > SUPERVISOR_WORKERS_MAX) {
@@ -189,5 +262,6 @@ int job_run(const struct job *job)
     if (code == CLI_BAD_INPUT && made_here) {
         (void)file_remove_tree(job->config.run_dir, NULL); // nothing began: leave nothing
     }
+    say_end(job, code);
     return code;
 }

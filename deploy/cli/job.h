@@ -11,23 +11,33 @@
 
 enum { JOB_WORDS_MAX = 96, JOB_PATH_MAX = 4096 };
 
+// How a job begins.
+enum job_start {
+    JOB_FRESH,  // --config FILE
+    JOB_RESUME, // --resume RUN
+    JOB_FORK,   // --fork RUN@STEP, where the command takes it
+};
+
 struct job {
-    const char *command;            // "train", for messages
-    const char *learner_word;       // "--pretrain", or NULL
-    struct run_config config;       // as the programs will read it; run_dir is set
-    bool resume;                    // the learner goes on with config.run_dir
+    const char *command;      // "train", for messages
+    const char *learner_word; // "--pretrain", or NULL
+    struct run_config config; // as the programs will read it; run_dir is set
+    bool forks;               // the command takes --fork
+    enum job_start start;
+    char *from;                     // the word behind --config, --resume or --fork
     char config_path[JOB_PATH_MAX]; // the file that workers read
     char run_dir_word[CONFIG_STRING_MAX + 16];
     char *words[JOB_WORDS_MAX]; // key=value words for every program
     int word_count;
 };
 
-// job_read reads `COMMAND --config FILE [key=value ...]` or `COMMAND --resume RUN [key=value ...]`
-// into a job whose command and learner_word are set. An empty run_dir becomes runs/DATE-TIME. The
-// job borrows `argv`.
+// job_read reads `COMMAND --config FILE [key=value ...]`, `COMMAND --resume RUN [key=value ...]` or
+// `COMMAND --fork RUN@STEP [key=value ...]` into a job whose command, learner_word and forks are
+// set. An empty run_dir becomes runs/DATE-TIME. The job borrows `argv`.
 int job_read(struct job *job, int argc, char **argv, struct error *err);
 
-// job_run prints the run folder, runs the job and returns the exit code for the shell.
+// job_run prints the run folder, runs the job and returns the exit code for the shell. A learner
+// that is killed is started again and goes on at its newest checkpoint.
 int job_run(const struct job *job);
 
 #endif

@@ -46,7 +46,8 @@ struct supervisor {
 };
 
 // become_child runs in the fork: it never returns.
-static void become_child(const struct child_spec *spec, pid_t parent, int output)
+static void become_child(const struct child_spec *spec, char *const *words, pid_t parent,
+                         int output)
 {
     sigset_t none;
     (void)sigemptyset(&none);
@@ -62,20 +63,22 @@ static void become_child(const struct child_spec *spec, pid_t parent, int output
         dup2(output >= 0 ? output : log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0) {
         _exit(1);
     }
-    (void)execv(spec->words[0], spec->words);
-    (void)dprintf(STDERR_FILENO, "error supervisor: cannot run %s\n", spec->words[0]);
+    (void)execv(words[0], words);
+    (void)dprintf(STDERR_FILENO, "error supervisor: cannot run %s\n", words[0]);
     _exit(1);
 }
 
 static int child_start(struct child *child, int output, struct error *err)
 {
+    const struct child_spec *spec = child->spec;
+    bool again = child->restarts > 0 && spec->words_again != NULL;
     pid_t self = getpid();
     pid_t pid = fork();
     if (pid < 0) {
-        return error_set(err, -errno, "cannot start %s: fork failed", child->spec->name);
+        return error_set(err, -errno, "cannot start %s: fork failed", spec->name);
     }
     if (pid == 0) {
-        become_child(child->spec, self, output);
+        become_child(spec, again ? spec->words_again : spec->words, self, output);
     }
     child->pid = pid;
     child->start_at_ms = 0;
@@ -132,9 +135,26 @@ static void enter(struct supervisor *sup, enum phase phase)
     }
 }
 
+// A learner that was killed goes on at its checkpoint, unless it comes to nothing again and again.
+static bool revives(struct supervisor *sup, int status)
+{
+    struct child *learner = &sup->learner;
+    if (sup->phase != PHASE_RUN || !WIFSIGNALED(status) || learner->spec->words_again == NULL ||
+        ++learner->restarts > SUPERVISOR_LEARNER_RESTARTS_MAX) {
+        return false;
+    }
+    log_warn("supervisor", "%s was killed by signal %d; it goes on at its newest checkpoint",
+             learner->spec->name, WTERMSIG(status));
+    learner->start_at_ms = clock_ms() + SUPERVISOR_RESTART_DELAY_MS;
+    return true;
+}
+
 static void on_learner_exit(struct supervisor *sup, int status)
 {
     sup->learner.pid = 0;
+    if (revives(sup, status)) {
+        return;
+    }
     sup->exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     if (sup->phase < PHASE_STOP) {
         enter(sup, PHASE_STOP);
@@ -189,7 +209,8 @@ static void on_signals(struct supervisor *sup)
         if (info.ssi_signo == SIGCHLD) {
             continue; // reap() looks after every wake-up
         }
-        if (sup->stopped_by != 0) {
+        bool warning = info.ssi_signo == SIGUSR1; // Slurm sends it first; it is not the second
+        if (sup->stopped_by != 0 && sup->stopped_by != SIGUSR1 && !warning) {
             enter(sup, PHASE_KILL); // asked twice
         } else if (sup->phase == PHASE_RUN) {
             enter(sup, PHASE_SAVE);
@@ -204,6 +225,7 @@ static void take_line(struct supervisor *sup, const char *bytes, size_t size)
         if (bytes[i] == '\n') {
             sup->line[sup->line_size] = '\0';
             if (!sup->line_too_long) {
+                sup->learner.restarts = sup->learner.restarts > 0; // it came further
                 sup->on_line(sup->context, sup->line);
             }
             sup->line_size = 0;
@@ -228,20 +250,38 @@ static void on_output(struct supervisor *sup)
     }
 }
 
-// start_due starts the workers whose pause is over.
+// start_learner starts it with a new pipe for its output.
+static int start_learner(struct supervisor *sup, struct error *err)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        return error_set(err, -errno, "supervisor: no pipe");
+    }
+    if (sup->output >= 0) {
+        (void)close(sup->output);
+    }
+    sup->output = ends[0];
+    sup->line_size = 0; // a line that a kill cut short
+    int code = child_start(&sup->learner, ends[1], err);
+    (void)close(ends[1]);
+    return code;
+}
+
+// start_due starts what has died, when its pause is over.
 static int start_due(struct supervisor *sup, struct error *err)
 {
     uint64_t now = clock_ms();
-    for (int i = 0; sup->phase == PHASE_RUN && i < sup->worker_count; i++) {
+    int code = 0;
+    if (sup->phase == PHASE_RUN && sup->learner.pid == 0 && sup->learner.start_at_ms <= now) {
+        code = start_learner(sup, err);
+    }
+    for (int i = 0; code == 0 && sup->phase == PHASE_RUN && i < sup->worker_count; i++) {
         struct child *child = &sup->workers[i];
         if (child->pid == 0 && child->start_at_ms != 0 && child->start_at_ms <= now) {
-            int code = child_start(child, -1, err);
-            if (code < 0) {
-                return code;
-            }
+            code = child_start(child, -1, err);
         }
     }
-    return 0;
+    return code;
 }
 
 static void advance_phase(struct supervisor *sup)
@@ -274,7 +314,9 @@ static int supervise(struct supervisor *sup, struct error *err)
         }
         advance_phase(sup);
     }
-    return sup->stopped_by != 0 ? 128 + sup->stopped_by : sup->exit_code;
+    bool killed = sup->exit_code > 128; // a learner that did not get to save
+    return sup->stopped_by == SIGINT || (sup->stopped_by != 0 && killed) ? 128 + sup->stopped_by
+                                                                         : sup->exit_code;
 }
 
 static int open_signals(struct error *err)
@@ -285,6 +327,7 @@ static int open_signals(struct error *err)
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGHUP);
+    (void)sigaddset(&set, SIGUSR1);
     CHECK(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     return fd >= 0 ? fd : error_set(err, -errno, "supervisor: no signalfd");
@@ -292,13 +335,7 @@ static int open_signals(struct error *err)
 
 static int start_all(struct supervisor *sup, struct error *err)
 {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0) {
-        return error_set(err, -errno, "supervisor: no pipe");
-    }
-    sup->output = ends[0];
-    int code = child_start(&sup->learner, ends[1], err);
-    (void)close(ends[1]);
+    int code = start_learner(sup, err);
     for (int i = 0; code == 0 && i < sup->worker_count; i++) {
         code = child_start(&sup->workers[i], -1, err);
     }
