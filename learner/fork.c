@@ -46,7 +46,7 @@ static int copy_step(const char *to, const char *from, int64_t step, struct erro
     char target[PATH_BYTES];
     checkpoint_path(source, sizeof(source), from, step);
     checkpoint_path(target, sizeof(target), to, step);
-    return file_copy_dir(target, source, err);
+    return file_copy_dir(target, source, NULL, err);
 }
 
 static int copy_metrics(const char *to, const char *from, int64_t step, struct error *err)

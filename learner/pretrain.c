@@ -9,7 +9,7 @@
 #include "common/text/compact_vocab.h"
 #include "common/wire/loop.h"
 #include "learner/checkpoint.h"
-#include "learner/engine.h"
+#include "learner/stepper.h"
 #include "learner/examples.h"
 #include "learner/exit.h"
 #include "learner/hub.h"
@@ -45,8 +45,8 @@ struct pretrain {
     struct loop *loop;
     struct hub *hub;
     struct trainer *trainer;
-    struct engine *engine;
-    struct engine_job job;
+    struct stepper *stepper;
+    struct step_job job;
     struct slot slots[AHEAD];
     struct loop_timer *drain_timer;
     uint64_t drain_since_ms;
@@ -66,7 +66,7 @@ static void on_drain_turn(void *context)
     struct pretrain *run = context;
     if (hub_stats(run->hub, KELVIN__WORKER_KIND__VERIFIER).workers == 0 ||
         clock_ms() - run->drain_since_ms > DRAIN_MS) {
-        engine_close(run->engine);
+        stepper_close(run->stepper);
         hub_close(run->hub);
         loop_timer_close(run->drain_timer);
         loop_stop(run->loop);
@@ -239,13 +239,13 @@ static void advance(struct pretrain *run)
 {
     struct error err = {0};
     struct slot *slot = slot_of(run, run->done + 1);
-    if (!engine_busy(run->engine) && slot->step == run->done + 1 && slot->rendered) {
+    if (!stepper_busy(run->stepper) && slot->step == run->done + 1 && slot->rendered) {
         int count = 0;
-        run->job = (struct engine_job){.step = slot->step,
+        run->job = (struct step_job){.step = slot->step,
                                        .sequences = examples_sequences(slot->examples, &count),
                                        .lr = schedule_lr(run->config, slot->step)};
         run->job.count = (int32_t)count;
-        engine_run(run->engine, &run->job);
+        stepper_run(run->stepper, &run->job);
     }
     while (run->asked < run->config->steps && run->asked < run->done + AHEAD) {
         if (ask(run, &err) < 0) {
@@ -265,7 +265,7 @@ static void stop_now(struct pretrain *run)
     }
 }
 
-static void on_trained(void *context, struct engine_job *job)
+static void on_trained(void *context, struct step_job *job)
 {
     struct pretrain *run = context;
     const struct run_config *config = run->config;
@@ -299,7 +299,7 @@ static void on_stop(void *context, int signal_number)
 {
     struct pretrain *run = context;
     run->stop_signal = signal_number;
-    if (!run->ending && (run->engine == NULL || !engine_busy(run->engine))) {
+    if (!run->ending && (run->stepper == NULL || !stepper_busy(run->stepper))) {
         stop_now(run);
     }
 }
@@ -403,7 +403,7 @@ static int open_wire(struct pretrain *run, struct error *err)
     code = code < 0 ? code : loop_timer_create(&run->drain_timer, loop, on_drain_turn, run, err);
     return code < 0
                ? code
-               : engine_create(&run->engine, loop, run->trainer, run->config, on_trained, run, err);
+               : stepper_create(&run->stepper, loop, run->trainer, run->config, on_trained, run, err);
 }
 
 static int open_tokenizer(struct pretrain *run, struct error *err)
@@ -449,7 +449,7 @@ int pretrain_run(struct run_config *config, bool resume)
     int code = open_run(&run, resume, &err);
     if (code < 0) {
         log_error("pretrain", "%s", err.text);
-        engine_close(run.engine);
+        stepper_close(run.stepper);
         hub_close(run.hub);
         loop_timer_close(run.drain_timer);
     } else if (run.done >= config->steps) { // all but the last file was written

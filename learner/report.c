@@ -68,7 +68,7 @@ static void put_kind_numbers(json_t *line, enum task_kind kind, const struct bat
 
 static void put_step(json_t *line, const struct report_input *input)
 {
-    const struct engine_job *job = input->job;
+    const struct step_job *job = input->job;
     const struct batch *batch = job->batch;
     put_integer(line, "step", job->step);
     put_integer(line, "version", job->step + 1);
@@ -83,7 +83,7 @@ static void put_step(json_t *line, const struct report_input *input)
     put_real(line, "staleness", batch->staleness);
 }
 
-static void put_update(json_t *line, const struct engine_job *job)
+static void put_update(json_t *line, const struct step_job *job)
 {
     const struct step_report *report = &job->report;
     put_real(line, "loss", report->loss);

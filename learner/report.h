@@ -5,13 +5,13 @@
 
 #include "common/base/run_config.h"
 #include "learner/dispatch.h"
-#include "learner/engine.h"
+#include "learner/stepper.h"
 #include "learner/hub.h"
 #include "learner/tasks.h"
 
 struct report_input {
     const struct run_config *config;
-    const struct engine_job *job;
+    const struct step_job *job;
     const struct tasks *tasks;
     struct hub_stats actors, verifiers;
     struct dispatch_stats dispatch;

@@ -10,7 +10,7 @@
 #include "common/text/tokenizer.h"
 #include "learner/checkpoint.h"
 #include "learner/dispatch.h"
-#include "learner/engine.h"
+#include "learner/stepper.h"
 #include "learner/exit.h"
 #include "learner/publish.h"
 #include "learner/rank.h"
@@ -53,8 +53,8 @@ struct run {
     struct dispatch *dispatch;
     struct rank_group ranks;
     struct trainer *trainer;
-    struct engine *engine;
-    struct engine_job *job; // the one that is out
+    struct stepper *stepper;
+    struct step_job *job; // the one that is out
     struct saver *saver;
     struct loop_timer *drain_timer;
     uint64_t drain_since_ms;
@@ -73,7 +73,7 @@ struct run {
 
 // --- the end ---
 
-static void job_destroy(struct engine_job *job)
+static void job_destroy(struct step_job *job)
 {
     if (job == NULL) {
         return;
@@ -92,7 +92,7 @@ static void close_parts(struct run *run)
         return;
     }
     run->closed = true;
-    engine_close(run->engine);
+    stepper_close(run->stepper);
     saver_close(run->saver);
     hub_close(run->hub);
     dispatch_destroy(run->dispatch);
@@ -164,7 +164,7 @@ static void save(struct run *run)
 // step is saved, then the workers are told.
 static void wind_up(struct run *run)
 {
-    if (run->wanted == WANT_NOTHING || run->ending || engine_busy(run->engine) ||
+    if (run->wanted == WANT_NOTHING || run->ending || stepper_busy(run->stepper) ||
         saver_busy(run->saver)) {
         return;
     }
@@ -202,7 +202,7 @@ static int announce(struct run *run, struct error *err)
     return code;
 }
 
-static int write_report(struct run *run, const struct engine_job *job, struct error *err)
+static int write_report(struct run *run, const struct step_job *job, struct error *err)
 {
     uint64_t now = clock_ns();
     const struct report_input input = {.config = &run->config,
@@ -224,7 +224,7 @@ static int write_report(struct run *run, const struct engine_job *job, struct er
 }
 
 // finish_step makes the trained step durable, in the order in which a resume undoes it.
-static int finish_step(struct run *run, struct engine_job *job, struct error *err)
+static int finish_step(struct run *run, struct step_job *job, struct error *err)
 {
     const struct run_config *config = &run->config;
     int code = job->code < 0 ? error_set(err, job->code, "%s", job->err.text) : 0;
@@ -249,7 +249,7 @@ static int finish_step(struct run *run, struct engine_job *job, struct error *er
     return code;
 }
 
-static void on_trained(void *context, struct engine_job *job)
+static void on_trained(void *context, struct step_job *job)
 {
     struct run *run = context;
     struct error err = {0};
@@ -282,7 +282,7 @@ static void on_batch(void *context, int64_t step, struct group **groups, int32_t
 {
     struct run *run = context;
     struct error err = {0};
-    struct engine_job *job = calloc(1, sizeof(*job));
+    struct step_job *job = calloc(1, sizeof(*job));
     CHECK(job != NULL && run->job == NULL);
     job->step = step;
     job->groups = groups;
@@ -296,7 +296,7 @@ static void on_batch(void *context, int64_t step, struct group **groups, int32_t
     } else if (!run->ending && run->wanted == WANT_NOTHING) {
         job->sequences = job->batch->sequences;
         job->count = job->batch->count;
-        engine_run(run->engine, job);
+        stepper_run(run->stepper, job);
     }
 }
 
@@ -568,7 +568,7 @@ static int open_parts(struct run *run, struct error *err)
     code = code < 0 ? code : open_store(run, err);
     code = code < 0 ? code : open_saver(run, err);
     code = code < 0 ? code
-                    : engine_create(&run->engine, loop_uv(run->loop), run->trainer, &run->config,
+                    : stepper_create(&run->stepper, loop_uv(run->loop), run->trainer, &run->config,
                                     on_trained, run, err);
     const struct dispatch_events events = {
         .context = run, .batch = on_batch, .seeded = on_seeded, .failed = on_failed};

@@ -9,6 +9,7 @@
 #include <sodium.h>
 #include <sqlite3.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { APPLICATION_ID = 0x4b454c56, SCHEMA_VERSION = 1, BUSY_MS = 5000 };
 
@@ -76,23 +77,15 @@ static int query_integer(struct tasks *tasks, const char *sql, int64_t *out, str
     return code == SQLITE_ROW || code == SQLITE_DONE ? 0 : store_error(tasks, err);
 }
 
-// An empty file becomes a store; anything else must be one.
-static int check_schema(struct tasks *tasks, struct error *err)
+// The file must be a store, of a schema that this program knows.
+static int check_version(struct tasks *tasks, struct error *err)
 {
     int64_t application = 0;
     int64_t version = 0;
-    int64_t tables = 0;
     int code = query_integer(tasks, "PRAGMA application_id", &application, err);
     code = code < 0 ? code : query_integer(tasks, "PRAGMA user_version", &version, err);
-    code =
-        code < 0 ? code : query_integer(tasks, "SELECT count(*) FROM sqlite_master", &tables, err);
     if (code < 0) {
         return code;
-    }
-    if (tables == 0 && application == 0) {
-        code = run(tasks, "BEGIN IMMEDIATE", err);
-        code = code < 0 ? code : run(tasks, schema, err);
-        return code < 0 ? code : run(tasks, "COMMIT", err);
     }
     if (application != APPLICATION_ID) {
         return error_set(err, -EINVAL,
@@ -107,6 +100,25 @@ static int check_schema(struct tasks *tasks, struct error *err)
                          tasks->path, (long long)version, SCHEMA_VERSION);
     }
     return 0;
+}
+
+// An empty file becomes a store; anything else must be one.
+static int check_schema(struct tasks *tasks, struct error *err)
+{
+    int64_t application = 0;
+    int64_t tables = 0;
+    int code = query_integer(tasks, "PRAGMA application_id", &application, err);
+    code =
+        code < 0 ? code : query_integer(tasks, "SELECT count(*) FROM sqlite_master", &tables, err);
+    if (code < 0) {
+        return code;
+    }
+    if (tables == 0 && application == 0) {
+        code = run(tasks, "BEGIN IMMEDIATE", err);
+        code = code < 0 ? code : run(tasks, schema, err);
+        return code < 0 ? code : run(tasks, "COMMIT", err);
+    }
+    return check_version(tasks, err);
 }
 
 static int kind_of_name(const char *name)
@@ -232,6 +244,29 @@ int tasks_open(struct tasks **out, const char *path, int32_t tasks_max, struct e
         return code;
     }
     *out = TAKE(tasks);
+    return 0;
+}
+
+int tasks_open_reader(sqlite3 **out, const char *path, struct error *err)
+{
+    struct tasks reader = {.path = without_const(path)};
+    int code = 0;
+    // Not read-only: a reader of a write-ahead log may have to make its index.
+    if (access(path, F_OK) != 0) {
+        return error_set(err, -ENOENT, "%s is not there; name a run folder", path);
+    }
+    if (sqlite3_open_v2(path, &reader.db, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK &&
+        sqlite3_open_v2(path, &reader.db, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK) {
+        code = error_set(err, -EIO, "%s: %s; check the path and its permissions", path,
+                         sqlite3_errmsg(reader.db));
+    }
+    (void)sqlite3_busy_timeout(reader.db, BUSY_MS);
+    code = code < 0 ? code : check_version(&reader, err);
+    if (code < 0) {
+        (void)sqlite3_close(reader.db);
+        return code;
+    }
+    *out = reader.db;
     return 0;
 }
 

@@ -29,6 +29,10 @@ struct tasks;
 int tasks_open(struct tasks **out, const char *path, int32_t tasks_max, struct error *err);
 void tasks_close(struct tasks *tasks);
 
+// tasks_open_reader opens the store for reading, also while a run writes it. The caller ends it
+// with sqlite3_close.
+int tasks_open_reader(sqlite3 **out, const char *path, struct error *err);
+
 int tasks_begin(struct tasks *tasks, struct error *err);
 int tasks_commit(struct tasks *tasks, struct error *err);
 

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -230,7 +231,17 @@ static void closedirp(DIR **dir)
     }
 }
 
-int file_copy_dir(const char *to, const char *from, struct error *err)
+static bool is_listed(const char *name, const char *const *list)
+{
+    for (; list != NULL && *list != NULL; list++) {
+        if (strcmp(name, *list) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int file_copy_dir(const char *to, const char *from, const char *const *skip, struct error *err)
 {
     CLEANUP(closedirp) DIR *dir = opendir(from);
     if (dir == NULL) {
@@ -245,7 +256,8 @@ int file_copy_dir(const char *to, const char *from, struct error *err)
         struct stat st;
         code = file_join(source, sizeof(source), from, entry->d_name, err);
         code = code < 0 ? code : file_join(target, sizeof(target), to, entry->d_name, err);
-        if (code == 0 && stat(source, &st) == 0 && S_ISREG(st.st_mode)) {
+        if (code == 0 && !is_listed(entry->d_name, skip) && stat(source, &st) == 0 &&
+            S_ISREG(st.st_mode)) {
             code = file_copy(target, source, err);
         }
     }

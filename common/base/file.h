@@ -33,9 +33,9 @@ int file_make_dirs(const char *path, struct error *err);
 int file_remove_tree(const char *path, struct error *err);
 
 // file_copy copies one file and syncs it. file_copy_dir makes the folder `to` and copies the files
-// of `from` into it, not its folders.
+// of `from` into it, not its folders nor what is in `skip`, a list that NULL ends (NULL: all).
 int file_copy(const char *to, const char *from, struct error *err);
-int file_copy_dir(const char *to, const char *from, struct error *err);
+int file_copy_dir(const char *to, const char *from, const char *const *skip, struct error *err);
 
 // file_sync_dir makes a rename inside the folder durable.
 int file_sync_dir(const char *path, struct error *err);

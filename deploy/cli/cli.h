@@ -24,9 +24,13 @@ int cli_sibling(char *out, size_t size, const char *program, struct error *err);
 
 int command_bench(int argc, char **argv);
 int command_import(int argc, char **argv);
+int command_export(int argc, char **argv);
 int command_logprobs(int argc, char **argv);
+int command_plan(int argc, char **argv);
+int command_replay(int argc, char **argv);
 int command_step(int argc, char **argv);
 int command_pretrain(int argc, char **argv);
+int command_tasks(int argc, char **argv);
 int command_tokenize(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_verify(int argc, char **argv);

@@ -21,7 +21,7 @@ enum {
     SUPERVISOR_RESTART_WINDOW_MS = 60000,
     SUPERVISOR_RESTART_DELAY_MS = 500,
     SUPERVISOR_LEARNER_RESTARTS_MAX = 3, // without a line of output between them
-    SUPERVISOR_SAVE_MS = 600000, // a learner that is asked to stop may take so long to save
+    SUPERVISOR_SAVE_MS = 600000,         // a learner that is asked to stop may take so long to save
     SUPERVISOR_STOP_MS = 5000,           // a worker likewise; then it is killed
 };
 

@@ -1,9 +1,9 @@
-// engine.h: the learner's engine thread: one training step at a time, away from the loop.
+// stepper.h: the learner's engine thread: one training step at a time, away from the loop.
 //
 // The loop hands over a job and gets it back in `on_done`, on the loop's thread, with the report
 // filled in. While no job is out, the trainer rests and may be read from the loop's thread.
-#ifndef LEARNER_ENGINE_H
-#define LEARNER_ENGINE_H
+#ifndef LEARNER_STEPPER_H
+#define LEARNER_STEPPER_H
 
 #include "common/base/error.h"
 #include "common/base/run_config.h"
@@ -12,9 +12,9 @@
 
 #include <uv.h>
 
-struct engine;
+struct stepper;
 
-struct engine_job {
+struct step_job {
     int64_t step;
     const struct sequence *sequences; // [count] borrowed; none: there is nothing to train on
     int32_t count;
@@ -28,19 +28,19 @@ struct engine_job {
     struct error err;          // written
 };
 
-typedef void engine_done_fn(void *context, struct engine_job *job);
+typedef void stepper_done_fn(void *context, struct step_job *job);
 
-// engine_create starts the thread around `trainer` (borrowed). engine_close waits for a running
-// job, stops the thread and frees the engine on a later turn of the loop; a job that was out comes
+// stepper_create starts the thread around `trainer` (borrowed). stepper_close waits for a running
+// job, stops the thread and frees the stepper on a later turn of the loop; a job that was out comes
 // back no more. NULL is allowed.
-int engine_create(struct engine **out, uv_loop_t *loop, struct trainer *trainer,
-                  const struct run_config *config, engine_done_fn *on_done, void *context,
+int stepper_create(struct stepper **out, uv_loop_t *loop, struct trainer *trainer,
+                  const struct run_config *config, stepper_done_fn *on_done, void *context,
                   struct error *err);
-void engine_close(struct engine *engine);
+void stepper_close(struct stepper *stepper);
 
-// engine_run hands a job over; none may be out. It is borrowed until on_done.
-void engine_run(struct engine *engine, struct engine_job *job);
+// stepper_run hands a job over; none may be out. It is borrowed until on_done.
+void stepper_run(struct stepper *stepper, struct step_job *job);
 
-bool engine_busy(const struct engine *engine);
+bool stepper_busy(const struct stepper *stepper);
 
 #endif
