@@ -118,13 +118,10 @@ static int write_trainer(const char *dir, const struct params *params,
                     : 0;
 }
 
-static int write_state(const char *dir, const char *run_dir, const struct checkpoint *checkpoint,
-                       struct error *err)
+static int write_state(const char *dir, const struct checkpoint *checkpoint, struct error *err)
 {
     char path[PATH_BYTES];
-    int64_t before = -1;
-    int code = checkpoint_latest(run_dir, &before, err);
-    code = code < 0 ? code : file_join(path, sizeof(path), dir, "state.json", err);
+    int code = file_join(path, sizeof(path), dir, "state.json", err);
     if (code < 0) {
         return code;
     }
@@ -135,8 +132,6 @@ static int write_state(const char *dir, const char *run_dir, const struct checkp
                   (json_int_t)checkpoint->seed, "updates", (json_int_t)checkpoint->arrays.updates,
                   "last_task", (json_int_t)checkpoint->last_task, "last_rollout",
                   (json_int_t)checkpoint->last_rollout);
-    (void)json_object_set_new(state, "previous",
-                              before >= 0 ? json_integer((json_int_t)before) : json_null());
     CLEANUP(freep) char *text = json_dumps(state, JSON_INDENT(2));
     return text == NULL ? error_set(err, -ENOMEM, "%s: out of memory", path)
                         : file_write(path, text, strlen(text), err);
@@ -205,7 +200,7 @@ static int write_folder(const struct checkpoint_target *target, const char *dir,
                     : safetensors_write(path, checkpoint->arrays.weights, target->params,
                                         target->shape, target->published, err);
     code = code < 0 ? code : write_trainer(dir, target->params, checkpoint, err);
-    code = code < 0 ? code : write_state(dir, target->run_dir, checkpoint, err);
+    code = code < 0 ? code : write_state(dir, checkpoint, err);
     return code < 0 ? code : file_sync_dir(dir, err);
 }
 

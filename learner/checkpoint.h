@@ -2,11 +2,11 @@
 //
 // RUN/checkpoints/step-N/ holds the model as a Hugging Face folder (config.json, tokenizer files,
 // model.safetensors as published), `trainer.bin`: f32 master weights and both moments with a hash
-// over all, whatever the number of ranks, and `state.json`: step, version, seed, where the store
-// stood and which checkpoint came before. It is written beside its final name, synced and renamed,
-// so a folder that has the name is whole. The task store is not copied: it goes back to the end of
-// any step (tasks.h), every random number is a function of (seed, step, slot), and what was leased
-// or queued when a run ends is asked for again.
+// over all, whatever the number of ranks, and `state.json`: step, version, seed and where the store
+// stood. It is written beside its final name, synced and renamed, so a folder that has the name is
+// whole. The task store is not copied: it goes back to the end of any step (tasks.h), every random
+// number is a function of (seed, step, slot), and what was leased or queued when a run ends is
+// asked for again.
 //
 // step-0 is the starting model; it stays as long as the run, since a run goes on, forks and replays
 // from it.

@@ -113,7 +113,7 @@ static void settle(struct dispatch *dispatch, struct group *group)
     }
     bool duplicate = false;
     struct error err = {0};
-    if (tasks_add(dispatch->tasks, group->task, accuracy, group->step, &duplicate, &err) < 0) {
+    if (tasks_add(dispatch->tasks, group->task, accuracy, dispatch->step, &duplicate, &err) < 0) {
         fail(dispatch, &err);
         return;
     }

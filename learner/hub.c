@@ -64,8 +64,7 @@ static void message_free(void *message)
 static int send_to(struct hub *hub, const void *identity, size_t identity_size,
                    Kelvin__Envelope *envelope)
 {
-    char sender[] = "learner";
-    envelope->sender = sender;
+    envelope->sender = without_const("learner");
     envelope->sequence = hub->sequence + 1;
     envelope->incarnation = hub->incarnation;
     struct zframes frames = {.identity = {.data = identity, .size = identity_size}};

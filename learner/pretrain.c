@@ -9,13 +9,13 @@
 #include "common/text/compact_vocab.h"
 #include "common/wire/loop.h"
 #include "learner/checkpoint.h"
-#include "learner/stepper.h"
 #include "learner/examples.h"
 #include "learner/exit.h"
 #include "learner/hub.h"
 #include "learner/newborn.h"
 #include "learner/report.h"
 #include "learner/schedule.h"
+#include "learner/stepper.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -242,8 +242,8 @@ static void advance(struct pretrain *run)
     if (!stepper_busy(run->stepper) && slot->step == run->done + 1 && slot->rendered) {
         int count = 0;
         run->job = (struct step_job){.step = slot->step,
-                                       .sequences = examples_sequences(slot->examples, &count),
-                                       .lr = schedule_lr(run->config, slot->step)};
+                                     .sequences = examples_sequences(slot->examples, &count),
+                                     .lr = schedule_lr(run->config, slot->step)};
         run->job.count = (int32_t)count;
         stepper_run(run->stepper, &run->job);
     }
@@ -401,9 +401,9 @@ static int open_wire(struct pretrain *run, struct error *err)
                                    .requests_max = AHEAD};
     int code = hub_create(&run->hub, loop, loop_zmq(run->loop), &hub, err);
     code = code < 0 ? code : loop_timer_create(&run->drain_timer, loop, on_drain_turn, run, err);
-    return code < 0
-               ? code
-               : stepper_create(&run->stepper, loop, run->trainer, run->config, on_trained, run, err);
+    return code < 0 ? code
+                    : stepper_create(&run->stepper, loop, run->trainer, run->config, on_trained,
+                                     run, err);
 }
 
 static int open_tokenizer(struct pretrain *run, struct error *err)

@@ -7,6 +7,7 @@
 struct cursor {
     struct rollouts *rollouts;
     const struct batch *batch;
+    int64_t step; // that trains them
     int32_t row;
 };
 
@@ -20,7 +21,7 @@ static int record_play(struct cursor *cursor, const struct group *group, const s
     if (cursor->row < cursor->batch->row_count && cursor->batch->rows[cursor->row].play == play) {
         row = &cursor->batch->rows[cursor->row++];
     }
-    const struct rollout_record record = {.step = group->step,
+    const struct rollout_record record = {.step = cursor->step,
                                           .kind = group->kind,
                                           .role = role,
                                           .slot = group->slot,
@@ -34,10 +35,10 @@ static int record_play(struct cursor *cursor, const struct group *group, const s
     return rollouts_add(cursor->rollouts, &record, err);
 }
 
-int record_step(struct rollouts *rollouts, struct group *const *groups, int32_t count,
+int record_step(struct rollouts *rollouts, int64_t step, struct group *const *groups, int32_t count,
                 const struct batch *batch, struct error *err)
 {
-    struct cursor cursor = {.rollouts = rollouts, .batch = batch};
+    struct cursor cursor = {.rollouts = rollouts, .batch = batch, .step = step};
     int code = 0;
     for (int32_t i = 0; code == 0 && i < count; i++) {
         const struct group *group = groups[i];

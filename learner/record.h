@@ -6,9 +6,9 @@
 #include "learner/batch.h"
 #include "learner/rollouts.h"
 
-// record_step writes the rollouts of `groups` [count] and what `batch` made of them, inside the
-// store's open transaction.
-int record_step(struct rollouts *rollouts, struct group *const *groups, int32_t count,
+// record_step writes the rollouts of `groups` [count] and what `batch`, that of step `step`, made
+// of them, inside the store's open transaction.
+int record_step(struct rollouts *rollouts, int64_t step, struct group *const *groups, int32_t count,
                 const struct batch *batch, struct error *err);
 
 #endif

@@ -5,8 +5,8 @@
 
 #include "common/base/run_config.h"
 #include "learner/dispatch.h"
-#include "learner/stepper.h"
 #include "learner/hub.h"
+#include "learner/stepper.h"
 #include "learner/tasks.h"
 
 struct report_input {

@@ -10,7 +10,6 @@
 #include "common/text/tokenizer.h"
 #include "learner/checkpoint.h"
 #include "learner/dispatch.h"
-#include "learner/stepper.h"
 #include "learner/exit.h"
 #include "learner/publish.h"
 #include "learner/rank.h"
@@ -20,6 +19,7 @@
 #include "learner/schedule.h"
 #include "learner/seeds.h"
 #include "learner/settle.h"
+#include "learner/stepper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -229,7 +229,8 @@ static int finish_step(struct run *run, struct step_job *job, struct error *err)
     const struct run_config *config = &run->config;
     int code = job->code < 0 ? error_set(err, job->code, "%s", job->err.text) : 0;
     if (code == 0) {
-        code = record_step(run->rollouts, job->groups, job->group_count, job->batch, err);
+        code =
+            record_step(run->rollouts, job->step, job->groups, job->group_count, job->batch, err);
     }
     if (code == 0) {
         code = tasks_commit(run->tasks, err);
@@ -569,7 +570,7 @@ static int open_parts(struct run *run, struct error *err)
     code = code < 0 ? code : open_saver(run, err);
     code = code < 0 ? code
                     : stepper_create(&run->stepper, loop_uv(run->loop), run->trainer, &run->config,
-                                    on_trained, run, err);
+                                     on_trained, run, err);
     const struct dispatch_events events = {
         .context = run, .batch = on_batch, .seeded = on_seeded, .failed = on_failed};
     code = code < 0 ? code

@@ -83,8 +83,8 @@ static void on_closed(uv_handle_t *handle)
 }
 
 int stepper_create(struct stepper **out, uv_loop_t *loop, struct trainer *trainer,
-                  const struct run_config *config, stepper_done_fn *on_done, void *context,
-                  struct error *err)
+                   const struct run_config *config, stepper_done_fn *on_done, void *context,
+                   struct error *err)
 {
     CLEANUP(freep) struct stepper *stepper = calloc(1, sizeof(*stepper));
     if (stepper == NULL) {
@@ -92,16 +92,17 @@ int stepper_create(struct stepper **out, uv_loop_t *loop, struct trainer *traine
     }
     stepper->trainer = trainer;
     stepper->objective = (struct objective){.clip_low = (float)config->loss.clip_low,
-                                           .clip_high = (float)config->loss.clip_high,
-                                           .dual_clip = (float)config->loss.dual_clip,
-                                           .is_cap = (float)config->loss.is_cap,
-                                           .entropy_coef = (float)config->loss.entropy_coef,
-                                           .kl_coef = (float)config->loss.kl_coef};
-    stepper->optimizer = (struct optimizer){.beta1 = (float)config->optimizer.beta1,
-                                           .beta2 = (float)config->optimizer.beta2,
-                                           .epsilon = (float)config->optimizer.epsilon,
-                                           .weight_decay = (float)config->optimizer.weight_decay,
-                                           .grad_norm_max = (float)config->optimizer.grad_norm_max};
+                                            .clip_high = (float)config->loss.clip_high,
+                                            .dual_clip = (float)config->loss.dual_clip,
+                                            .is_cap = (float)config->loss.is_cap,
+                                            .entropy_coef = (float)config->loss.entropy_coef,
+                                            .kl_coef = (float)config->loss.kl_coef};
+    stepper->optimizer =
+        (struct optimizer){.beta1 = (float)config->optimizer.beta1,
+                           .beta2 = (float)config->optimizer.beta2,
+                           .epsilon = (float)config->optimizer.epsilon,
+                           .weight_decay = (float)config->optimizer.weight_decay,
+                           .grad_norm_max = (float)config->optimizer.grad_norm_max};
     stepper->on_done = on_done;
     stepper->context = context;
     CHECK(pthread_mutex_init(&stepper->lock, NULL) == 0);

@@ -34,8 +34,8 @@ typedef void stepper_done_fn(void *context, struct step_job *job);
 // job, stops the thread and frees the stepper on a later turn of the loop; a job that was out comes
 // back no more. NULL is allowed.
 int stepper_create(struct stepper **out, uv_loop_t *loop, struct trainer *trainer,
-                  const struct run_config *config, stepper_done_fn *on_done, void *context,
-                  struct error *err);
+                   const struct run_config *config, stepper_done_fn *on_done, void *context,
+                   struct error *err);
 void stepper_close(struct stepper *stepper);
 
 // stepper_run hands a job over; none may be out. It is borrowed until on_done.

@@ -11,14 +11,15 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { APPLICATION_ID = 0x4b454c56, SCHEMA_VERSION = 1, BUSY_MS = 5000 };
+enum { APPLICATION_ID = 0x4b454c56, SCHEMA_VERSION = 2, BUSY_MS = 5000 };
 
 static const char schema[] =
-    "PRAGMA application_id=1262832726; PRAGMA user_version=1;"
+    "PRAGMA application_id=1262832726; PRAGMA user_version=2;"
     "CREATE TABLE tasks(id INTEGER PRIMARY KEY, kind TEXT NOT NULL, step INTEGER NOT NULL,"
-    " left_step INTEGER, digest INTEGER NOT NULL, accuracy REAL, program TEXT NOT NULL,"
+    " stored INTEGER NOT NULL, left_step INTEGER, digest INTEGER NOT NULL, accuracy REAL, program "
+    "TEXT NOT NULL,"
     " inputs TEXT NOT NULL, outputs TEXT NOT NULL, message TEXT NOT NULL, parents TEXT NOT NULL);"
-    "CREATE INDEX tasks_by_step ON tasks(step);"
+    "CREATE INDEX tasks_by_stored ON tasks(stored);"
     "CREATE TABLE rollouts(id INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL,"
     " role TEXT NOT NULL, slot INTEGER NOT NULL, sample INTEGER NOT NULL, task INTEGER,"
     " seed INTEGER NOT NULL, trained INTEGER NOT NULL, reward REAL, advantage REAL,"
@@ -34,7 +35,7 @@ static const char schema[] =
 enum statement { ADD_TASK, LEAVE_TASK, GET_TASK, SET_ACCURACY, STATEMENTS };
 
 static const char *const statement_texts[STATEMENTS] = {
-    [ADD_TASK] = "INSERT INTO tasks VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
+    [ADD_TASK] = "INSERT INTO tasks VALUES(?1,?2,?3,?12,?4,?5,?6,?7,?8,?9,?10,?11)",
     [LEAVE_TASK] = "UPDATE tasks SET left_step=?2 WHERE id=?1",
     [SET_ACCURACY] = "UPDATE tasks SET accuracy=?2 WHERE id=?1",
     [GET_TASK] = "SELECT kind,step,program,inputs,outputs,message,parents FROM tasks WHERE id=?1",
@@ -304,7 +305,7 @@ int tasks_forget(struct tasks *tasks, int64_t step, struct error *err)
         "BEGIN IMMEDIATE;"
         "DELETE FROM verdicts WHERE rollout IN (SELECT id FROM rollouts WHERE step>%lld);"
         "DELETE FROM rollouts WHERE step>%lld;"
-        "DELETE FROM tasks WHERE step>%lld;"
+        "DELETE FROM tasks WHERE stored>%lld;"
         "UPDATE tasks SET left_step=NULL WHERE left_step>%lld;"
         "COMMIT",
         (long long)step, (long long)step, (long long)step, (long long)step);
@@ -320,7 +321,8 @@ int tasks_position(struct tasks *tasks, int64_t step, int64_t *task, int64_t *ro
                    struct error *err)
 {
     char sql[96];
-    (void)snprintf(sql, sizeof(sql), "SELECT max(id) FROM tasks WHERE step<=%lld", (long long)step);
+    (void)snprintf(sql, sizeof(sql), "SELECT max(id) FROM tasks WHERE stored<=%lld",
+                   (long long)step);
     int code = query_integer(tasks, sql, task, err);
     (void)snprintf(sql, sizeof(sql), "SELECT max(id) FROM rollouts WHERE step<=%lld",
                    (long long)step);
@@ -519,6 +521,7 @@ int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t 
     bind_texts(row, 9, task->outputs, task->n_outputs);
     bind_text(row, 10, task->message);
     bind_numbers(row, 11, task->parents, task->n_parents);
+    (void)sqlite3_bind_int64(row, 12, now);
     int code = finish(tasks, row, err);
     if (code < 0) {
         return code;

@@ -1,7 +1,8 @@
 // tasks.h: the memory of a run: an SQLite file (WAL) with tables `tasks`, `rollouts` and
 // `verdicts`, and in memory the indexes that draws are made from.
 //
-// Every row carries the step that made it, and a task that left the store keeps its row with the
+// Every row carries the step in which it was written (a task also the step that proposed it, which
+// may be later when old data is admitted), and a task that left the store keeps its row with the
 // step at which it left. So the store can be taken back to the end of any step (tasks_forget),
 // which is how a run is resumed. Between tasks_begin and tasks_commit everything is one
 // transaction: a killed run has whole steps only. Readers (`kelvin tasks`) may look at any time.

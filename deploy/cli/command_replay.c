@@ -169,6 +169,7 @@ static int open_scene(struct scene *scene, const struct stored *stored, const ch
     if (code < 0) {
         return code;
     }
+    CHECK(model != NULL);
     if (strcmp(model->numerics, stored->numerics) != 0) {
         return error_set(err, -EINVAL,
                          "rollout %lld was sampled under numerics id %s and this host computes "
@@ -246,13 +247,20 @@ static struct completion *sample(struct scene *scene, const struct stored *store
     return wanted.completion;
 }
 
+static uint32_t bits_of(float number)
+{
+    uint32_t bits = 0;
+    memcpy(&bits, &number, sizeof(bits));
+    return bits;
+}
+
 // The first position at which the two differ, or -1.
 static int32_t first_difference(const struct stored *stored, const struct completion *completion)
 {
     int32_t both = stored->count < completion->count ? stored->count : completion->count;
     for (int32_t i = 0; i < both; i++) {
         if (stored->tokens[i] != completion->tokens[i] ||
-            memcmp(&stored->logprobs[i], &completion->logprobs[i], sizeof(float)) != 0) {
+            bits_of(stored->logprobs[i]) != bits_of(completion->logprobs[i])) {
             return i;
         }
     }

@@ -225,6 +225,7 @@ static int train(struct rehearsal *rehearsal, double *seconds, double *tokens, s
 {
     const struct plan *plan = rehearsal->plan;
     size_t count = (size_t)rehearsal->completion_count;
+    CHECK(count > 0);
     size_t all = 0;
     for (size_t i = 0; i < count; i++) {
         const struct completion *completion = rehearsal->completions[i];

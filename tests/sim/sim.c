@@ -202,24 +202,29 @@ static int answer_request(struct player_worker *worker, const Kelvin__VerifyRequ
     return worker_send_verdict(worker->worker, &verdict, NULL);
 }
 
-static void send_due(struct player_worker *worker)
+static void give_answer(struct player_worker *worker, const struct answer *answer)
 {
     struct sim *sim = worker->sim;
+    if (chance(sim, sim->faults->lost)) {
+        sim->result.lost++;
+        return;
+    }
+    sim->result.answers++;
+    int code = answer->body == KELVIN__ENVELOPE__BODY_PROMPT
+                   ? answer_prompt(worker, answer->message, answer->sample)
+                   : answer_request(worker, answer->message);
+    CHECK(code == 0);
+}
+
+static void send_due(struct player_worker *worker)
+{
     for (int i = 0; i < worker->count; i++) {
         struct answer answer = worker->answers[i];
-        if (answer.due_ms > now_ms()) {
-            continue;
+        if (answer.due_ms <= now_ms()) {
+            worker->answers[i--] = worker->answers[--worker->count];
+            give_answer(worker, &answer);
+            message_free(answer.message);
         }
-        worker->answers[i--] = worker->answers[--worker->count];
-        bool lost = chance(sim, sim->faults->lost);
-        sim->result.lost += lost;
-        sim->result.answers += !lost;
-        if (!lost) {
-            CHECK((answer.body == KELVIN__ENVELOPE__BODY_PROMPT
-                       ? answer_prompt(worker, answer.message, answer.sample)
-                       : answer_request(worker, answer.message)) == 0);
-        }
-        message_free(answer.message);
     }
 }
 
