@@ -34,56 +34,78 @@ struct tile {
     bool accumulate;
 };
 
+// struct columns is how many columns of a row of the tile exist: those of its left vector, and of
+// its right one.
+struct columns {
+    int left, right;
+};
+
+VEC_INLINE void row_load(v16 acc[2], const float *c, struct columns columns, const int vecs)
+{
+    acc[0] = v_load_n(c, columns.left);
+    if (vecs == 2) {
+        acc[1] = v_load_n(c + VEC, columns.right);
+    }
+}
+
+VEC_INLINE void row_store(float *c, const v16 acc[2], struct columns columns, const int vecs)
+{
+    v_store_n(c, acc[0], columns.left);
+    if (vecs == 2) {
+        v_store_n(c + VEC, acc[1], columns.right);
+    }
+}
+
+VEC_INLINE void row_add(v16 acc[2], float a, v16 b0, v16 b1, const int vecs)
+{
+    const v16 x = v_set(a);
+    acc[0] = v_fma(x, b0, acc[0]);
+    if (vecs == 2) {
+        acc[1] = v_fma(x, b1, acc[1]);
+    }
+}
+
 // tile_run computes `rows` rows by `vecs` vectors (constants after inlining), of which the last
 // columns exist up to `width`; `full` says that all do.
 VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, const bool full,
                          int width)
 {
-    const int left = full || width > VEC ? VEC : width;
-    const int right = full ? VEC : width - left;
+    const struct columns columns = {.left = full || width > VEC ? VEC : width,
+                                    .right = full          ? VEC
+                                             : width > VEC ? width - VEC
+                                                           : 0};
+    const float *a = t->a, *b = t->b, *b_right = t->b_right;
+    const float *ahead = t->ahead, *ahead_right = t->ahead_right;
     v16 acc[ROWS][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        const float *c = t->c + r * t->ldc;
-        __builtin_prefetch(c + rows * t->ldc, 1); // the next tile's
-        acc[r][0] = t->accumulate ? v_load_n(c, left) : v_set(0.0f);
-        if (vecs == 2) {
-            acc[r][1] = t->accumulate ? v_load_n(c + VEC, right) : v_set(0.0f);
+        __builtin_prefetch(t->c + (rows + r) * t->ldc, 1); // the next tile's
+        acc[r][0] = v_set(0.0f);
+        acc[r][1] = v_set(0.0f);
+        if (t->accumulate) {
+            row_load(acc[r], t->c + r * t->ldc, columns, vecs);
         }
     }
-    const float *a = t->a;
-    const float *b = t->b;
-    const float *b_right = t->b_right;
-    const float *ahead = t->ahead;
-    const float *ahead_right = t->ahead_right;
     for (int64_t k = 0; k < t->K; k++) {
-        v16 b0 = full ? v_load(b) : v_load_n(b, left);
-        v16 b1 = vecs == 1 ? b0 : full ? v_load(b_right) : v_load_n(b_right, right);
+        const v16 b0 = full ? v_load(b) : v_load_n(b, columns.left);
+        const v16 b1 = vecs == 1 ? b0 : full ? v_load(b_right) : v_load_n(b_right, columns.right);
         __builtin_prefetch(ahead);
-        ahead += t->ahead_step;
         if (vecs == 2) {
             __builtin_prefetch(ahead_right);
-            ahead_right += t->ahead_step;
         }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
-            v16 x = v_set(a[r * t->a_row]);
-            acc[r][0] = v_fma(x, b0, acc[r][0]);
-            if (vecs == 2) {
-                acc[r][1] = v_fma(x, b1, acc[r][1]);
-            }
+            row_add(acc[r], a[r * t->a_row], b0, b1, vecs);
         }
         a += t->a_col;
         b += t->b_row;
         b_right += t->b_row;
+        ahead += t->ahead_step;
+        ahead_right += t->ahead_step;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        float *c = t->c + r * t->ldc;
-        v_store_n(c, acc[r][0], left);
-        if (vecs == 2) {
-            v_store_n(c + VEC, acc[r][1], right);
-        }
+        row_store(t->c + r * t->ldc, acc[r], columns, vecs);
     }
 }
 
@@ -173,22 +195,32 @@ static void panels_run(struct tile t, int64_t rows, int width)
     }
 }
 
-// copy_a packs a block whose columns are contiguous: tile after tile, in each k after k. A whole
-// vector is moved where the block has it; what it brings too much is written over.
+enum { COPY = ROWS <= VEC / 2 ? VEC / 2 : VEC }; // floats that hold a tile's rows
+
+// copy_tile packs `count` columns of `depth` rows. Up to COPY columns are moved at once where the
+// block has them (`whole`); what that brings too much is written over.
+static void copy_tile(float *copy, const float *a, int64_t a_col, int64_t count, int64_t depth,
+                      bool whole)
+{
+    for (int64_t k = 0; k < depth; k++, copy += count, a += a_col) {
+        if (whole) {
+            memcpy(copy, a, COPY * sizeof(float));
+            continue;
+        }
+        for (int64_t r = 0; r < count; r++) {
+            copy[r] = a[r];
+        }
+    }
+}
+
+// copy_a packs a block whose columns are contiguous: tile after tile, in each k after k.
 static void copy_a(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
 {
     int64_t left = rows;
     for (int64_t i = 0; i < tile_count(rows); i++) {
         const int64_t count = rows_of_tile(rows, i);
-        for (int64_t k = 0; k < depth; k++, copy += count) {
-            if (left >= VEC) {
-                v_store(copy, v_load(a + k * a_col));
-            } else {
-                for (int64_t r = 0; r < count; r++) {
-                    copy[r] = a[k * a_col + r];
-                }
-            }
-        }
+        copy_tile(copy, a, a_col, count, depth, left >= 2L * COPY);
+        copy += depth * count;
         a += count;
         left -= count;
     }
@@ -198,7 +230,7 @@ static void copy_a(float *copy, const float *a, int64_t a_col, int64_t rows, int
 static void copy_b(float *copy, const float *b, int64_t b_row, int64_t depth, int width)
 {
     for (int64_t k = 0; k < depth; k++) {
-        __builtin_prefetch(b + k * b_row + 2 * PANEL);
+        __builtin_prefetch(b + k * b_row + 2L * PANEL);
         v_store(copy + k * PANEL, v_load_n(b + k * b_row, width));
     }
 }
@@ -206,8 +238,8 @@ static void copy_b(float *copy, const float *b, int64_t b_row, int64_t depth, in
 // block_run computes a block of rows in one pass of K; `b` begins at the pass's first row.
 static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
 {
-    float a_copy[ROW_BLOCK * DEPTH], b_copy[2][DEPTH * PANEL];
-    t.a_packed = t.a_row == 1 && t.a_col != 1 && N > 2 * PANEL;
+    float a_copy[(size_t)ROW_BLOCK * DEPTH], b_copy[2][(size_t)DEPTH * PANEL];
+    t.a_packed = t.a_row == 1 && t.a_col != 1 && N > 2L * PANEL;
     if (t.a_packed) {
         copy_a(a_copy, t.a, t.a_col, rows, t.K);
         t.a = a_copy;
@@ -216,9 +248,9 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
     float *c = t.c;
     t.b_row = copied ? PANEL : b.row_stride;
     t.ahead_step = (PANEL + tile_count(rows) - 1) / tile_count(rows);
-    for (int64_t n = 0; n < N; n += 2 * PANEL) {
+    for (int64_t n = 0; n < N; n += 2L * PANEL) {
         const float *panel = b.data + n / PANEL * b.panel_stride;
-        const int width = N - n < 2 * PANEL ? (int)(N - n) : 2 * PANEL;
+        const int width = N - n < 2L * PANEL ? (int)(N - n) : 2 * PANEL;
         t.b = panel;
         t.b_right = panel + b.panel_stride;
         t.ahead = b.next != NULL ? b.next + n * t.K : panel + 2 * b.panel_stride;
@@ -234,6 +266,7 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
     }
 }
 
+// NOLINTNEXTLINE(readability-function-size): a product has that many parts
 void cpu_product(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                  struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
 {

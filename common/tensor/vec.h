@@ -61,13 +61,13 @@ VEC_INLINE v16 v_set(float value)
 VEC_INLINE v16 v_load(const float *from)
 {
     v16 v;
-    EACH_PART(memcpy(&v.part[p], from + p * PART, sizeof(part_f)));
+    EACH_PART(memcpy(&v.part[p], from + (size_t)p * PART, sizeof(part_f)));
     return v;
 }
 
 VEC_INLINE void v_store(float *to, v16 v)
 {
-    EACH_PART(memcpy(to + p * PART, &v.part[p], sizeof(part_f)));
+    EACH_PART(memcpy(to + (size_t)p * PART, &v.part[p], sizeof(part_f)));
 }
 
 // lanes_below is all ones in the lanes below `count`.
@@ -75,7 +75,7 @@ VEC_INLINE v16i lanes_below(int count)
 {
     static const int32_t lane[VEC] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     v16i mask;
-    EACH_PART(part_i number; memcpy(&number, lane + p * PART, sizeof(number));
+    EACH_PART(part_i number; memcpy(&number, lane + (size_t)p * PART, sizeof(number));
               mask.part[p] = number < count - (part_i){0});
     return mask;
 }
@@ -92,7 +92,7 @@ VEC_INLINE v16 v_load_n(const float *from, int count)
     v.part[0] = (part_f)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
 #elif defined(__AVX2__)
     v16i mask = lanes_below(count);
-    EACH_PART(v.part[p] = _mm256_maskload_ps(from + p * PART, (__m256i)mask.part[p]));
+    EACH_PART(v.part[p] = _mm256_maskload_ps(from + (size_t)p * PART, (__m256i)mask.part[p]));
 #else
     float lane[VEC] = {0};
     memcpy(lane, from, (size_t)count * sizeof(float));
@@ -111,7 +111,7 @@ VEC_INLINE void v_store_n(float *to, v16 v, int count)
     _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v.part[0]);
 #elif defined(__AVX2__)
     v16i mask = lanes_below(count);
-    EACH_PART(_mm256_maskstore_ps(to + p * PART, (__m256i)mask.part[p], v.part[p]));
+    EACH_PART(_mm256_maskstore_ps(to + (size_t)p * PART, (__m256i)mask.part[p], v.part[p]));
 #else
     memcpy(to, &v, (size_t)count * sizeof(float));
 #endif
