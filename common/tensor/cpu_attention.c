@@ -4,11 +4,6 @@
 
 _Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
 
-VEC_INLINE int first_half(int32_t valid)
-{
-    return valid < VEC ? valid : VEC;
-}
-
 static void rescale(float *out, float factor, int64_t D)
 {
     if (factor != 1.0f) { // x * 1 is x: skipping it changes no bit
@@ -52,14 +47,12 @@ void cpu_softmax_backward(float *score, float *dp, const float *lse, const float
                           const int32_t *valid, int64_t rows)
 {
     for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, dp += ATTENTION_BLOCK) {
-        const int count[2] = {first_half(valid[r]), valid[r] - first_half(valid[r])};
-        for (int half = 0; half < 2; half++) {
-            v16 p = v_exp(v_sub(v_load(score + half * VEC), v_set(lse[r])));
-            p = v_keep(p, count[half]);
-            v16 ds = v_mul(p, v_sub(v_load(dp + half * VEC), v_set(delta[r])));
-            ds = v_keep(ds, count[half]);
-            v_store(score + half * VEC, p);
-            v_store(dp + half * VEC, ds);
+        for (int64_t at = 0; at < ATTENTION_BLOCK; at += VEC) {
+            const int count = (int)(valid[r] - at);
+            v16 p = v_keep(v_exp(v_sub(v_load(score + at), v_set(lse[r]))), count);
+            v16 ds = v_mul(p, v_sub(v_load(dp + at), v_set(delta[r])));
+            v_store(score + at, p);
+            v_store(dp + at, v_keep(ds, count));
         }
     }
 }

@@ -266,7 +266,6 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
     }
 }
 
-// NOLINTNEXTLINE(readability-function-size): a product has that many parts
 void cpu_product(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                  struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
 {
