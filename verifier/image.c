@@ -536,8 +536,12 @@ int image_create(struct image **out, uv_loop_t *loop, const struct image_config 
     image->context = context;
     bool rewinds = config->backend == BACKEND_REWIND;
     image->backend = rewinds ? &rewind_backend : &zygote_backend;
-    size_t memory = rewinds ? ((size_t)config->memory_mb + MEMORY_BESIDE_MB) << 20 : 0;
-    int code = spawn_image(&image->process, config->variant, config->isolation, memory, err);
+    size_t memory = ((size_t)config->memory_mb + MEMORY_BESIDE_MB) << 20;
+    const struct spawn_config spawn = {.layout = config->variant,
+                                       .isolation = config->isolation,
+                                       .file_bytes = rewinds ? memory : 0,
+                                       .memory_bytes = memory};
+    int code = spawn_image(&image->process, &spawn, err);
     if (code < 0) {
         free(image);
         return code;

@@ -4,6 +4,7 @@
 #include "common/base/cleanup.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
+#include "common/base/metrics.h"
 #include "verifier/judge_parts.h"
 #include "verifier/literal.h"
 #include "verifier/protocol.h"
@@ -13,6 +14,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+// clang-format off
+#define VERDICTS(name_) {.name = "kelvin_verifier_verdicts_total{outcome=\"" name_ "\"}", \
+                         .help = "verdicts, also those from the cache", .type = METRIC_COUNTER}
+static struct metric verdicts_total[OUTCOMES] = {
+    [OUTCOME_OK] = VERDICTS("ok"),
+    [OUTCOME_WRONG] = VERDICTS("wrong"),
+    [OUTCOME_SYNTAX_ERROR] = VERDICTS("syntax-error"),
+    [OUTCOME_FORBIDDEN] = VERDICTS("forbidden"),
+    [OUTCOME_RAISED] = VERDICTS("raised"),
+    [OUTCOME_TIMEOUT] = VERDICTS("timeout"),
+    [OUTCOME_OUT_OF_MEMORY] = VERDICTS("out-of-memory"),
+    [OUTCOME_OUTPUT_TOO_LARGE] = VERDICTS("output-too-large"),
+    [OUTCOME_NONDETERMINISTIC] = VERDICTS("nondeterministic"),
+    [OUTCOME_UNSUPPORTED_VALUE] = VERDICTS("unsupported-value"),
+    [OUTCOME_CRASHED] = VERDICTS("crashed"),
+    [OUTCOME_MALFORMED] = VERDICTS("malformed"),
+    [OUTCOME_INFRASTRUCTURE] = VERDICTS("infrastructure"),
+};
+// clang-format on
+METRIC(verdict_hits, METRIC_COUNTER, "kelvin_verifier_cache_hits_total{cache=\"verdicts\"}",
+       "found in a cache");
+METRIC(program_hits, METRIC_COUNTER, "kelvin_verifier_cache_hits_total{cache=\"programs\"}",
+       "found in a cache");
+METRIC(verdict_misses, METRIC_COUNTER, "kelvin_verifier_cache_misses_total{cache=\"verdicts\"}",
+       "not found in a cache");
+METRIC(program_misses, METRIC_COUNTER, "kelvin_verifier_cache_misses_total{cache=\"programs\"}",
+       "not found in a cache");
 
 enum { FLIGHT_MAX = 4 }; // runs of one check at once
 
@@ -206,6 +235,7 @@ static void finish(struct check *check)
         verdict.facts = &facts;
     }
     check->judge->stats.verdicts[check->outcome]++;
+    metric_add(&verdicts_total[check->outcome], 1);
     keep_verdict(check, &verdict);
     check->done(check->context, check->tag, &verdict);
     free_check(check);
@@ -383,6 +413,9 @@ static bool take_cached_program(struct check *check)
     struct cache *programs = check->judge->programs;
     const uint8_t *packed =
         programs == NULL ? NULL : cache_find(programs, &check->program_key, &size);
+    if (programs != NULL) {
+        metric_add(packed != NULL ? &program_hits : &program_misses, 1);
+    }
     if (packed == NULL) {
         return false;
     }
@@ -718,12 +751,16 @@ static bool answer_from_cache(struct judge *judge, const Kelvin__VerifyRequest *
     size_t size = 0;
     const uint8_t *packed =
         judge->verdicts == NULL ? NULL : cache_find(judge->verdicts, key, &size);
+    if (judge->verdicts != NULL) {
+        metric_add(packed != NULL ? &verdict_hits : &verdict_misses, 1);
+    }
     Kelvin__Verdict *verdict = packed == NULL ? NULL : kelvin__verdict__unpack(NULL, size, packed);
     if (verdict == NULL) {
         return false;
     }
     verdict->id = request->id;
     judge->stats.verdicts[verdict->outcome]++;
+    metric_add(&verdicts_total[verdict->outcome], 1);
     done(context, tag, verdict);
     kelvin__verdict__free_unpacked(verdict, NULL);
     return true;

@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/metrics.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,16 @@ enum {
     START_FAILURES_MAX = 3, // in a row: then the pool gives its runs back
     RETRY_MS = 1000,        // and tries again after this
 };
+
+METRIC(runs_total, METRIC_COUNTER, "kelvin_verifier_runs_total", "programs run, once per image");
+METRIC(run_seconds, METRIC_HISTOGRAM, "kelvin_verifier_run_seconds", "wall time of a run");
+METRIC(lost_total, METRIC_COUNTER, "kelvin_verifier_images_lost_total",
+       "images that ended or had to be given up");
+METRIC(retired_total, METRIC_COUNTER, "kelvin_verifier_images_retired_total",
+       "images replaced after their number of runs");
+METRIC(images_now, METRIC_GAUGE, "kelvin_verifier_images", "images that are alive");
+METRIC(running_now, METRIC_GAUGE, "kelvin_verifier_running", "images with a run");
+METRIC(waiting_now, METRIC_GAUGE, "kelvin_verifier_waiting", "runs that wait for an image");
 
 struct slot {
     struct image *image;
@@ -268,6 +279,7 @@ static void on_idle(void *context, struct image *image)
     uncount(slot);
     if (image_runs(image) >= pool->config.retire_runs) {
         pool->stats.retired++;
+        metric_add(&retired_total, 1);
         remove_slot(pool, slot);
         dispatch(pool);
         return;
@@ -286,6 +298,12 @@ static void count_result(struct pool *pool, const struct image_result *result)
     pool->stats.runs++;
     pool->stats.timeouts += result->outcome == OUTCOME_TIMEOUT;
     pool->stats.crashes += result->outcome == OUTCOME_CRASHED;
+    metric_add(&runs_total, 1);
+    metric_observe(&run_seconds, (double)result->wall_us / 1e6);
+    struct pool_stats now = pool_stats(pool);
+    metric_set(&images_now, now.images);
+    metric_set(&running_now, now.running);
+    metric_set(&waiting_now, now.waiting);
 }
 
 static void on_ended(void *context, struct image *image, const struct image_result *result)
@@ -309,6 +327,7 @@ static void on_lost(void *context, struct image *image)
     bool started = slot->ready;
     (void)image;
     pool->stats.lost++;
+    metric_add(&lost_total, 1);
     remove_slot(pool, slot);
     if (!started) {
         note_failure(pool, "an image did not become ready; its reason is in the log above");

@@ -65,7 +65,9 @@ static bool say_ready(const struct image_region *regions, size_t count)
     } message;
     size_t size = count * sizeof(*regions);
     message.frame = (struct image_frame){.kind = FRAME_READY, .size = (uint32_t)size};
-    memcpy(message.regions, regions, size);
+    if (size > 0) {
+        memcpy(message.regions, regions, size);
+    }
     size += sizeof(message.frame);
     return write(IMAGE_FD_REPLY, &message, size) == (ssize_t)size;
 }

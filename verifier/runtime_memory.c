@@ -130,10 +130,12 @@ static void arena_free(void *context, void *arena, size_t size)
 bool runtime_memory_reserve(uint32_t heap_mb, uint32_t arena_mb)
 {
     size_t heap = (size_t)heap_mb << 20;
+    // NOLINTBEGIN(concurrency-mt-unsafe): there is one thread
     (void)mallopt(M_MMAP_MAX, 0);
     (void)mallopt(M_TRIM_THRESHOLD, INT32_MAX);
     (void)mallopt(M_ARENA_MAX, 1);
     (void)mallopt(M_TOP_PAD, (int)heap);
+    // NOLINTEND(concurrency-mt-unsafe)
     void *first = malloc(1 << 16); // takes the whole reserve from the kernel, untouched
     free(first);
     arenas.size = (size_t)arena_mb << 20;

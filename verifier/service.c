@@ -2,6 +2,7 @@
 
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "common/base/metrics.h"
 #include "verifier/rewind.h"
 #include "verifier/spawn.h"
 
@@ -10,6 +11,11 @@
 #include <unistd.h>
 
 enum { RETIRE_RUNS = 50000 }; // an image is replaced after so many
+
+METRIC(rewind_chosen, METRIC_GAUGE, "kelvin_verifier_backend{name=\"rewind\"}",
+       "1 for the back-end in use");
+METRIC(zygote_chosen, METRIC_GAUGE, "kelvin_verifier_backend{name=\"zygote\"}",
+       "1 for the back-end in use");
 
 static int choose_isolation(enum isolation *out, enum isolation least, struct error *err)
 {
@@ -70,6 +76,8 @@ int service_open(struct service *out, uv_loop_t *loop, const struct run_config *
         .audit_every = (uint32_t)config->verifier.audit_every,
         .forbidden = config->verifier.forbid,
     };
+    metric_set(&rewind_chosen, out->backend == BACKEND_REWIND);
+    metric_set(&zygote_chosen, out->backend == BACKEND_ZYGOTE);
     int images = (int)config->verifier.images;
     int risky = (int)config->verifier.images_risky;
     struct judge_config judge = {

@@ -1,6 +1,7 @@
 #include "verifier/spawn.h"
 
 #include "common/base/check.h"
+#include "verifier/cgroup.h"
 #include "verifier/protocol.h"
 
 #include <errno.h>
@@ -233,45 +234,51 @@ static pid_t clone_process(uint64_t flags)
     return pid < 0 ? -errno : (pid_t)pid;
 }
 
-static int start_child(struct spawned *out, struct ends *ends, enum isolation isolation,
+static int start_child(struct spawned *out, struct ends *ends, const struct spawn_config *config,
                        struct error *err)
 {
     uid_t daemon = geteuid();
-    pid_t pid = clone_process(isolation == ISOLATION_PROCESS ? 0 : namespaces);
+    bool separate = config->isolation != ISOLATION_PROCESS;
+    pid_t pid = clone_process(separate ? namespaces : 0);
     if (pid == 0) {
-        become_image(ends, isolation, daemon);
+        become_image(ends, config->isolation, daemon);
     }
     if (pid < 0) {
         return error_set(err, pid, "image: cannot start a process%s: %s",
-                         isolation == ISOLATION_PROCESS ? "" : " in new namespaces",
-                         strerror(-pid)); // NOLINT(concurrency-mt-unsafe): the loop's thread alone
+                         separate ? " in new namespaces" : "", strerrordesc_np(-pid));
     }
     out->pid = pid;
-    int code = isolation == ISOLATION_PROCESS ? 0 : map_identity(pid);
+    int code = separate ? map_identity(pid) : 0;
     if (code < 0) {
         return error_set(err, code, "image: cannot map its user: errno %d", -code);
+    }
+    if (config->isolation == ISOLATION_STRICT) {
+        out->grouped = true;
+        code = cgroup_enter(pid, config->memory_bytes, err);
+        if (code < 0) {
+            return code;
+        }
     }
     char byte = 'g';
     return write(ends->gate[1], &byte, 1) == 1 ? 0 : error_set(err, -errno, "image: gate broken");
 }
 
-int spawn_image(struct spawned *out, int layout, enum isolation isolation, size_t memory_bytes,
-                struct error *err)
+int spawn_image(struct spawned *out, const struct spawn_config *config, struct error *err)
 {
     struct ends ends = {.request = -1, .reply = -1, .control = -1, .memory = -1, .gate = {-1, -1}};
     *out = (struct spawned){
         .pid = -1, .request = -1, .reply = -1, .control = -1, .memory = -1, .unread = -1};
-    ends.program = open_program(layout);
+    ends.program = open_program(config->layout);
     if (ends.program < 0) {
         return error_set(err, ends.program,
                          "image: kelvin-image-%d is not beside this program (errno %d); build or "
                          "install it there",
-                         layout % SPAWN_LAYOUTS, -ends.program);
+                         config->layout % SPAWN_LAYOUTS, -ends.program);
     }
-    int code = open_memory(out, &ends, memory_bytes);
+    int code = open_memory(out, &ends, config->file_bytes);
     code = code < 0 ? code : open_pipes(out, &ends);
     code = code < 0 ? error_set(err, code, "image: cannot open pipes: errno %d", -code)
-                    : start_child(out, &ends, isolation, err);
+                    : start_child(out, &ends, config, err);
     close_ends(&ends);
     if (code < 0) {
         spawn_end(out);
@@ -289,6 +296,9 @@ void spawn_end(struct spawned *spawned)
     if (spawned->pid > 0) {
         (void)kill(spawned->pid, SIGKILL);
         while (waitpid(spawned->pid, NULL, __WALL) < 0 && errno == EINTR) {
+        }
+        if (spawned->grouped) {
+            cgroup_remove(spawned->pid);
         }
     }
     spawned->pid = -1;
@@ -373,5 +383,5 @@ enum isolation spawn_probe(struct error *why)
         (void)error_set(why, code, "user namespaces are not permitted here (errno %d)", -code);
         return ISOLATION_PROCESS;
     }
-    return ISOLATION_NAMESPACES;
+    return cgroup_probe(why) < 0 ? ISOLATION_NAMESPACES : ISOLATION_STRICT;
 }

@@ -6,25 +6,31 @@
 #include "common/base/error.h"
 #include "verifier/sandbox.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 struct spawned {
     pid_t pid;
-    int request; // write end, not blocking
-    int reply;   // read end, not blocking
-    int control; // packets to and from it
-    int memory;  // the file that its memory lives in, or -1
-    int unread;  // read end of the request pipe: what a run has left there is taken back
+    int request;  // write end, not blocking
+    int reply;    // read end, not blocking
+    int control;  // packets to and from it
+    int memory;   // the file that its memory lives in, or -1
+    int unread;   // read end of the request pipe: what a run has left there is taken back
+    bool grouped; // it is in a control group of its own
 };
 
 // spawn_image starts layout `layout` (modulo SPAWN_LAYOUTS). The program lies beside this one; a
 // daemon that runs as root gives its images another user. The image dies with the calling thread.
-// With `memory_bytes` it gets a file in memory of that size.
 enum { SPAWN_LAYOUTS = 4 };
-int spawn_image(struct spawned *out, int layout, enum isolation isolation, size_t memory_bytes,
-                struct error *err);
+struct spawn_config {
+    int layout;
+    enum isolation isolation;
+    size_t file_bytes;   // of a file for its memory; 0: none
+    size_t memory_bytes; // that its control group allows, under strict isolation
+};
+int spawn_image(struct spawned *out, const struct spawn_config *config, struct error *err);
 
 // spawn_end kills the process, waits for it and closes the descriptors.
 void spawn_end(struct spawned *spawned);

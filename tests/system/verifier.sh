@@ -1,0 +1,90 @@
+#!/bin/bash
+# The verifier as a process, roughly treated: killed, cut off, fed garbage, with a full disk behind
+# it. It ends with a sentence or gives verdicts, and leaves no process behind.
+# usage: verifier.sh BIN_FOLDER [BACKEND]
+set -u
+bin=$1
+backend=${2:-auto}
+work=$(mktemp -d)
+trap 'kill -9 ${daemon:-} 2>/dev/null; rm -rf "$work"' EXIT
+verify=("$bin/kelvin-verifier" --stdin --backend "$backend" --isolation process --workers 2)
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+
+images_of() { # images_of PID: its children
+    pgrep -P "$1" -f kelvin-image
+}
+
+# Whether the processes of a list all end within ten seconds.
+gone() {
+    for _ in $(seq 100); do
+        alive=0
+        for pid in "$@"; do [ -d "/proc/$pid" ] && [ "$(cut -d' ' -f3 "/proc/$pid/stat")" != Z ] && alive=1; done
+        [ "$alive" = 0 ] && return 0
+        sleep 0.1
+    done
+    return 1
+}
+
+loop='{"id":1,"kind":"run","program":"def f(x):\n    while True: pass","input":"1","timeout_ms":60000}'
+good='{"id":2,"kind":"validate","program":"def f(x):\n    return x + 1","input":"1"}'
+
+# A killed daemon's images die with it, also one that is busy.
+mkfifo "$work/in"
+"${verify[@]}" <"$work/in" >"$work/out" 2>"$work/log" &
+daemon=$!
+exec 7>"$work/in"
+printf '%s\n%s\n' "$loop" "$good" >&7
+until grep -q '"id":2' "$work/out"; do
+    [ -d /proc/$daemon ] || fail "the daemon ended: $(cat "$work/log")"
+    sleep 0.05
+done
+images=$(images_of $daemon)
+[ -n "$images" ] || fail "no image is there"
+kill -9 $daemon
+wait $daemon 2>/dev/null
+exec 7>&-
+gone $images || fail "images outlive a killed daemon: $images"
+
+# So they do when the daemon is told to stop while a run goes on.
+"${verify[@]}" <"$work/in" >"$work/out" 2>"$work/log" &
+daemon=$!
+exec 7>"$work/in"
+printf '%s\n%s\n' "$loop" "$good" >&7
+until grep -q '"id":2' "$work/out"; do
+    [ -d /proc/$daemon ] || fail "the daemon ended: $(cat "$work/log")"
+    sleep 0.05
+done
+images=$(images_of $daemon)
+kill -TERM $daemon
+wait $daemon || fail "exit code $? after SIGTERM"
+exec 7>&-
+gone $images || fail "images outlive a stopped daemon: $images"
+
+# A full disk is one sentence and exit code 2.
+echo "$good" | "${verify[@]}" >/dev/full 2>"$work/log"
+[ $? = 2 ] && grep -q 'No space left' "$work/log" || fail "a full disk: $(cat "$work/log")"
+
+# A reader that goes away likewise.
+(for _ in $(seq 2000); do echo "$good"; done) | "${verify[@]}" 2>"$work/log" | head -1 >/dev/null
+grep -q 'Broken pipe' "$work/log" || fail "a vanished reader: $(cat "$work/log")"
+
+# Garbage lines get a verdict each, a line without end a sentence.
+{
+    printf 'null\n{"id":3\n\xff\xfe\n{"id":4,"kind":"validate","program":3}\n%s\n' "$good"
+    printf '{"id":5,"kind":"run","program":"def f(x): return x","input":"1"' # cut off
+} | "${verify[@]}" >"$work/out" 2>"$work/log" || fail "garbage: $(cat "$work/log")"
+[ "$(grep -c '"verdict":"malformed"' "$work/out")" = 5 ] || fail "garbage: $(cat "$work/out")"
+grep -q '"verdict":"ok"' "$work/out" || fail "the good line among garbage"
+head -c 20000000 /dev/zero | tr '\0' x | "${verify[@]}" >"$work/out" 2>"$work/log"
+[ $? = 2 ] && grep -q 'longer than' "$work/log" || fail "an endless line: $(cat "$work/log")"
+
+# Run after run out of time: no image is lost, the memory stays.
+seq 200 | sed 's/.*/{"id":&,"kind":"run","program":"def f(x):\\n    while True: pass #&","input":"1","timeout_ms":10}/' |
+    "${verify[@]}" >"$work/out" 2>"$work/log" || fail "time-outs: $(cat "$work/log")"
+[ "$(grep -c '"verdict":"timeout"' "$work/out")" = 200 ] || fail "time-outs: $(head -3 "$work/out")"
+grep -q 'image lost' "$work/log" && fail "an image was lost: $(cat "$work/log")"
+echo "verifier: right in all ($backend)"
