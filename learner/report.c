@@ -95,6 +95,7 @@ static void put_update(json_t *line, const struct step_job *job)
     put_real(line, "clipped", report->clipped);
     put_real(line, "mismatch_max", report->mismatch_max);
     (void)json_object_set_new(line, "skipped", json_boolean(report->skipped));
+    put_integer(line, "updates", report->updates);
     put_real(line, "lr", job->lr);
 }
 

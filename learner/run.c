@@ -301,11 +301,20 @@ static void on_batch(void *context, int64_t step, struct group **groups, int32_t
     }
 }
 
+// The seeds of a run as a file that others can be seeded from; a resumed run has it already.
+static int write_seeds(const struct run *run, struct error *err)
+{
+    char path[PATH_BYTES];
+    (void)snprintf(path, sizeof(path), "%s/seeds.jsonl", run->config.run_dir);
+    return access(path, F_OK) == 0 ? 0 : seeds_write(path, run->tasks, err);
+}
+
 static void on_seeded(void *context)
 {
     struct run *run = context;
     struct error err = {0};
-    if (tasks_commit(run->tasks, &err) < 0 || tasks_begin(run->tasks, &err) < 0) {
+    if (tasks_commit(run->tasks, &err) < 0 || tasks_begin(run->tasks, &err) < 0 ||
+        write_seeds(run, &err) < 0) {
         fail(run, &err);
         return;
     }

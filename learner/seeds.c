@@ -119,7 +119,7 @@ static int read_lines(struct seed_list *list, char *text, const char *path, stru
     for (const char *at = text; *at != '\0'; at++) {
         room += *at == '\n';
     }
-    list->items = calloc((size_t)room, sizeof(void *));
+    list->items = reallocarray(list->items, (size_t)(list->count + room), sizeof(void *));
     CHECK(list->items != NULL);
     int line = 0;
     for (char *rest = text; rest != NULL;) {
@@ -147,16 +147,23 @@ static int read_lines(struct seed_list *list, char *text, const char *path, stru
     return 0;
 }
 
-int seeds_read(struct seed_list *out, const char *path, struct error *err)
+static int read_file(struct seed_list *list, const char *path, struct error *err)
 {
     CLEANUP(freep) char *text = NULL;
     size_t size = 0;
     int code = file_read(&text, &size, path, JSON_BYTES_MAX, err);
-    if (code < 0) {
-        return code;
-    }
+    return code < 0 ? code : read_lines(list, text, path, err);
+}
+
+int seeds_read(struct seed_list *out, const char *paths, struct error *err)
+{
     struct seed_list list = {0};
-    code = read_lines(&list, text, path, err);
+    CLEANUP(freep) char *names = copy_text(paths);
+    int code = 0;
+    for (char *rest = names; code == 0 && rest != NULL;) {
+        const char *path = strsep(&rest, ",");
+        code = read_file(&list, path + strspn(path, " "), err);
+    }
     if (code < 0) {
         seeds_free(&list);
         return code;

@@ -13,9 +13,10 @@ struct seed_list {
     int32_t count;
 };
 
-// seeds_read reads a file; an error names file and line. seeds_free frees the items (a zeroed list
-// is allowed).
-int seeds_read(struct seed_list *out, const char *path, struct error *err);
+// seeds_read reads a file, or several whose names are separated by commas (the original keeps
+// induction in one of its own); an error names file and line. seeds_free frees the items (a zeroed
+// list is allowed).
+int seeds_read(struct seed_list *out, const char *paths, struct error *err);
 void seeds_free(struct seed_list *list);
 
 // seeds_write writes all seeds of the store to `path`, atomically.

@@ -514,6 +514,7 @@ static int update(struct trainer *trainer, const struct ranks_step *step,
     report_fill(report, trainer, step->sequences, step->count);
     report->grad_norm = optimizer_norm(trainer->squares, elements);
     report->skipped = !isfinite(report->grad_norm);
+    report->updates = trainer->updates + !report->skipped;
     if (code < 0 || report->skipped) {
         return code;
     }

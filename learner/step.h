@@ -50,7 +50,8 @@ struct step_report {
     double mismatch_max; // max |logp_now - behaviour| over on_policy sequences' trained tokens
     int64_t tokens;      // of all sequences
     int64_t tokens_trained;
-    bool skipped; // the norm was not finite: nothing was changed
+    int64_t updates; // done since the start: fewer than steps where some were skipped
+    bool skipped;    // the norm was not finite: nothing was changed
 };
 
 struct trainer;

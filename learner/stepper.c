@@ -44,6 +44,8 @@ static void train(struct stepper *stepper, struct step_job *job)
     if (job->count > 0) {
         job->code = trainer_step(stepper->trainer, job->sequences, job->count, &stepper->objective,
                                  &optimizer, NULL, &job->report, &job->err);
+    } else { // every response had advantage 0
+        job->report.updates = *trainer_state(stepper->trainer).updates;
     }
     job->seconds = (double)(clock_ns() - start) / 1e9;
 }

@@ -238,6 +238,7 @@ static void test_step_without_finite_norm_is_skipped(void **state)
     assert_int_equal(trainer_step(trainer, &bad, 1, &objective, &optimizer, NULL, &report, &err),
                      0);
     assert_true(report.skipped);
+    assert_int_equal(report.updates, 0);
     assert_int_equal(*trainer_state(trainer).updates, 0);
     assert_memory_equal(trainer_state(trainer).weights, network->weights,
                         network->params.elements * sizeof(float));
@@ -245,6 +246,7 @@ static void test_step_without_finite_norm_is_skipped(void **state)
                                   &report, &err),
                      0);
     assert_false(report.skipped);
+    assert_int_equal(report.updates, 1);
     assert_int_equal(*trainer_state(trainer).updates, 1);
 }
 

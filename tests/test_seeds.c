@@ -106,6 +106,15 @@ static void test_write(void **state)
     assert_string_equal(list.items[0]->outputs[1], "3");
     assert_string_equal(list.items[0]->message, "add one");
     seeds_free(&list);
+    char both[300]; // the same file twice, as two files
+    (void)snprintf(both, sizeof(both), "%s, ", path_of("out.jsonl"));
+    (void)strncat(both, path_of("out.jsonl"), 128);
+    assert_int_equal(seeds_read(&list, both, NULL), 0);
+    assert_int_equal(list.count, 2);
+    assert_string_equal(list.items[1]->message, "add one");
+    seeds_free(&list);
+    (void)strncat(both, ",none.jsonl", 16);
+    assert_int_equal(seeds_read(&list, both, NULL), -ENOENT);
 }
 
 int main(void)

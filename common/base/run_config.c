@@ -72,7 +72,8 @@ static const struct option rows[] = {
     INT("azr.seed_factor", azr.seed_factor, "4", 1, 1024,
         "seeding ends at batch × this many valid tasks"),
     STRING("azr.seed_file", azr.seed_file, "",
-           "JSON lines to seed the stores from; empty: propose from the zero triplet"),
+           "JSON lines to seed the stores from, as every run leaves them in seeds.jsonl; several "
+           "files with commas; empty: propose from the zero triplet"),
     INT("azr.tasks_max", azr.tasks_max, "16384", 16, 1 << 24,
         "tasks kept per type; the oldest non-seed leaves"),
     SET_OPTION(run_config, "azr.types", azr.types, "deduction,abduction,induction", type_names,

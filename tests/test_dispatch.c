@@ -1,0 +1,344 @@
+// A step's work from admission to batch, with the hub played by the test: every proposal is valid,
+// and the answers to the task of a proposal are right as its number says.
+#include "tests/support.h"
+
+#include "learner/batch.h"
+#include "learner/dispatch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { ASKED_MAX = 1024, SEEDS = 8 };
+
+struct asked {
+    Kelvin__Prompt *prompt;         // or
+    Kelvin__VerifyRequest *request; // owned
+    void (*fn)(void);
+    void *context;
+    uint64_t tag;
+};
+
+static struct {
+    struct asked items[ASKED_MAX];
+    int count, taken, proposals, solves;
+} hub;
+
+static void *copy(const ProtobufCMessage *message)
+{
+    size_t size = protobuf_c_message_get_packed_size(message);
+    uint8_t *bytes = malloc(size + 1);
+    (void)protobuf_c_message_pack(message, bytes);
+    void *out = protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
+    free(bytes);
+    return out;
+}
+
+int hub_rollout(struct hub *none, const Kelvin__Prompt *prompt, hub_rollout_fn *rollout_fn,
+                void *context, uint64_t tag)
+{
+    (void)none;
+    assert_true(hub.count < ASKED_MAX);
+    hub.items[hub.count++] = (struct asked){.prompt = copy(&prompt->base),
+                                            .fn = (void (*)(void))rollout_fn,
+                                            .context = context,
+                                            .tag = tag};
+    hub.proposals += prompt->role == KELVIN__ROLE__PROPOSE;
+    hub.solves += prompt->role == KELVIN__ROLE__SOLVE;
+    return 0;
+}
+
+int hub_verify(struct hub *none, const Kelvin__VerifyRequest *request, hub_verdict_fn *verdict_fn,
+               void *context, uint64_t tag)
+{
+    (void)none;
+    assert_true(hub.count < ASKED_MAX);
+    hub.items[hub.count++] = (struct asked){.request = copy(&request->base),
+                                            .fn = (void (*)(void))verdict_fn,
+                                            .context = context,
+                                            .tag = tag};
+    return 0;
+}
+
+// Each rollout says in its text what it is: "propose N", or "solve PROGRAM SAMPLE".
+static void sample(const struct asked *item)
+{
+    static int proposals;
+    uint32_t prompt[] = {1}, tokens[] = {2, 3};
+    float logprobs[] = {-1.0F, -1.0F};
+    char text[160];
+    bool propose = item->prompt->role == KELVIN__ROLE__PROPOSE;
+    for (uint32_t i = 0; i < item->prompt->samples; i++) {
+        if (propose) {
+            (void)snprintf(text, sizeof(text), "propose %d", proposals++);
+        } else {
+            (void)snprintf(text, sizeof(text), "solve %u %s", i, item->prompt->task->program);
+        }
+        Kelvin__Rollout rollout = KELVIN__ROLLOUT__INIT;
+        rollout.lease = 1;
+        rollout.sample = i;
+        rollout.n_prompt = 1;
+        rollout.prompt = prompt;
+        rollout.n_tokens = rollout.n_logprobs = 2;
+        rollout.tokens = tokens;
+        rollout.logprobs = logprobs;
+        rollout.text = text;
+        ((hub_rollout_fn *)item->fn)(item->context, item->tag, &rollout);
+    }
+}
+
+// Programs count up: of program k, k % 3 of every two samples are right.
+static void judge(const struct asked *item)
+{
+    static int programs;
+    char program[64] = "";
+    char one[] = "1";
+    char *list[] = {one};
+    Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
+    verdict.formatted = true;
+    verdict.program = program;
+    if (item->request->check == KELVIN__CHECK__VALIDATE) {
+        (void)snprintf(program, sizeof(program), "%d def f(a): return a", programs++);
+        verdict.n_inputs = verdict.n_outputs = 1;
+        verdict.inputs = verdict.outputs = list;
+    } else {
+        unsigned number = 0, who = 0;
+        assert_int_equal(sscanf(item->request->response, "solve %u %u", &who, &number), 2);
+        bool right = who < number % 3;
+        verdict.outcome = right ? KELVIN__OUTCOME__OK : KELVIN__OUTCOME__WRONG;
+        verdict.score = right ? 1.0F : 0.0F;
+    }
+    ((hub_verdict_fn *)item->fn)(item->context, item->tag, &verdict);
+}
+
+// Answers everything that is asked, in turn.
+static void pump(void)
+{
+    while (hub.taken < hub.count) {
+        struct asked item = hub.items[hub.taken++];
+        if (item.prompt != NULL) {
+            sample(&item);
+            kelvin__prompt__free_unpacked(item.prompt, NULL);
+        } else {
+            judge(&item);
+            kelvin__verify_request__free_unpacked(item.request, NULL);
+        }
+    }
+    hub.count = hub.taken = 0;
+}
+
+struct scene {
+    char dir[40];
+    struct run_config config;
+    struct tasks *tasks;
+    struct dispatch *dispatch;
+    int64_t step;
+    struct group **groups;
+    int32_t count;
+};
+
+static void drop_batch(struct scene *scene)
+{
+    for (int32_t i = 0; i < scene->count; i++) {
+        group_destroy(scene->groups[i]);
+    }
+    free(scene->groups);
+    scene->groups = NULL;
+    scene->count = 0;
+}
+
+static void on_batch(void *context, int64_t step, struct group **groups, int32_t count)
+{
+    struct scene *scene = context;
+    drop_batch(scene);
+    scene->step = step;
+    scene->groups = groups;
+    scene->count = count;
+}
+
+static void on_seeded(void *context)
+{
+    (void)context;
+}
+
+static void on_failed(void *context, const struct error *err)
+{
+    (void)context;
+    fail_msg("%s", err->text);
+}
+
+static int setup(void **state)
+{
+    struct scene *scene = calloc(1, sizeof(*scene));
+    char path[64];
+    strcpy(scene->dir, "/tmp/kelvin-dispatch-XXXXXX");
+    assert_non_null(mkdtemp(scene->dir));
+    (void)snprintf(path, sizeof(path), "%s/tasks.db", scene->dir);
+    char types[] = "azr.types=deduction", batch[] = "azr.batch=3", samples[] = "azr.samples=2";
+    char factor[] = "azr.seed_factor=1", references[] = "azr.references=2";
+    char *words[] = {types, batch, samples, factor, references};
+    assert_int_equal(run_config_read(&scene->config, NULL, words, 5, NULL), 0);
+    assert_int_equal(tasks_open(&scene->tasks, path, 64, NULL), 0);
+    for (int i = 0; i < SEEDS; i++) {
+        char program[64], text[16];
+        char *list[] = {text};
+        bool duplicate = false;
+        (void)snprintf(program, sizeof(program), "%d seed", 1000 + i);
+        (void)snprintf(text, sizeof(text), "%d", i);
+        Kelvin__Task task = KELVIN__TASK__INIT;
+        task.program = program;
+        task.n_inputs = task.n_outputs = 1;
+        task.inputs = task.outputs = list;
+        assert_int_equal(tasks_add(scene->tasks, &task, NAN, 0, &duplicate, NULL), 0);
+    }
+    memset(&hub, 0, sizeof(hub));
+    *state = scene;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct scene *scene = *state;
+    char command[96];
+    drop_batch(scene);
+    dispatch_destroy(scene->dispatch);
+    tasks_close(scene->tasks);
+    (void)snprintf(command, sizeof(command), "rm -rf '%s'", scene->dir);
+    assert_int_equal(system(command), 0);
+    free(scene);
+    return 0;
+}
+
+static void start(struct scene *scene)
+{
+    const struct dispatch_events events = {
+        .context = scene, .batch = on_batch, .seeded = on_seeded, .failed = on_failed};
+    assert_int_equal(
+        dispatch_create(&scene->dispatch, NULL, scene->tasks, &scene->config, 100, &events, NULL),
+        0);
+    dispatch_start(scene->dispatch, 1);
+    pump();
+    assert_int_equal(scene->step, 1);
+}
+
+static void next_step(struct scene *scene)
+{
+    int64_t step = scene->step;
+    dispatch_published(scene->dispatch, (uint64_t)step + 1);
+    pump();
+    assert_int_equal(scene->step, step + 1);
+}
+
+// Rows that the batch of this step trains, by role.
+static void count_rows(const struct scene *scene, int rows[ROLES])
+{
+    struct batch *batch = NULL;
+    assert_int_equal(batch_create(&batch, scene->groups, scene->count, &scene->config,
+                                  dispatch_trains_proposer(&scene->config, scene->step),
+                                  (uint64_t)scene->step, "bench", NULL),
+                     0);
+    rows[ROLE_PROPOSE] = rows[ROLE_SOLVE] = 0;
+    for (int32_t i = 0; i < batch->row_count; i++) {
+        rows[batch->rows[i].role]++;
+    }
+    batch_destroy(batch);
+}
+
+static int32_t stored(const struct scene *scene)
+{
+    return tasks_index(scene->tasks, KIND_DEDUCTION)->count;
+}
+
+// The paper's step: B proposals, each estimated by n answers that nobody trains on, then B tasks
+// with one fresh answer, the tasks of this step first.
+static void test_fresh(void **state)
+{
+    struct scene *scene = *state;
+    int rows[ROLES];
+    start(scene);
+    count_rows(scene, rows);
+    assert_int_equal(rows[ROLE_PROPOSE], 3);
+    assert_int_equal(rows[ROLE_SOLVE], 3);
+    assert_int_equal(hub.proposals, 3);
+    assert_int_equal(hub.solves, 3 + 3);
+    assert_int_equal(stored(scene), SEEDS + 3);
+    for (int32_t i = 0; i < scene->count; i++) {
+        const struct group *group = scene->groups[i];
+        if (group->role == ROLE_SOLVE) {
+            assert_int_equal(group->task->step, 1); // max_new
+        }
+    }
+}
+
+// With reuse the estimates train the solver, and only what is open is filled up from the store.
+static void test_reuse(void **state)
+{
+    struct scene *scene = *state;
+    int rows[ROLES];
+    scene->config.azr.solver_rollouts = ROLLOUTS_REUSE;
+    start(scene);
+    count_rows(scene, rows);
+    assert_int_equal(rows[ROLE_PROPOSE], 3);
+    assert_int_equal(rows[ROLE_SOLVE], 3 * 2);
+    assert_int_equal(hub.solves, 3);
+}
+
+// azr.propose: false plays proposals, which feed the store, and trains on answers only.
+static void test_solver_only(void **state)
+{
+    struct scene *scene = *state;
+    int rows[ROLES];
+    scene->config.azr.propose = false;
+    start(scene);
+    count_rows(scene, rows);
+    assert_int_equal(rows[ROLE_PROPOSE], 0);
+    assert_int_equal(rows[ROLE_SOLVE], 3);
+    assert_int_equal(stored(scene), SEEDS + 3);
+}
+
+// Warm-up steps propose nothing; the step after them does.
+static void test_warm_up(void **state)
+{
+    struct scene *scene = *state;
+    int rows[ROLES];
+    scene->config.azr.warmup_solver_steps = 1;
+    start(scene);
+    count_rows(scene, rows);
+    assert_int_equal(rows[ROLE_PROPOSE], 0);
+    assert_int_equal(rows[ROLE_SOLVE], 3);
+    assert_int_equal(hub.proposals, 0);
+    next_step(scene);
+    count_rows(scene, rows);
+    assert_int_equal(rows[ROLE_PROPOSE], 3);
+    assert_int_equal(rows[ROLE_SOLVE], 3);
+}
+
+// Filters keep tasks out of the store by how often they are solved; three proposals in a row are
+// solved never, sometimes and always.
+static void test_filters(void **state)
+{
+    struct scene *scene = *state;
+    scene->config.azr.filter = FILTER_SOMETIMES_SOLVED;
+    start(scene);
+    assert_int_equal(stored(scene), SEEDS + 1);
+    scene->config.azr.filter = FILTER_NOT_ALWAYS_SOLVED;
+    next_step(scene);
+    assert_int_equal(stored(scene), SEEDS + 1 + 2);
+    int rows[ROLES];
+    count_rows(scene, rows); // what is not stored is trained on all the same
+    assert_int_equal(rows[ROLE_PROPOSE], 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_fresh, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reuse, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_solver_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_warm_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_filters, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
