@@ -14,8 +14,9 @@ static void print_help(void)
     (void)printf(
         "Usage: kelvin plan --config FILE [--json] [--memory] [key=value ...]\n\n"
         "Says what a run of this configuration will take on this host: memory of a learner rank\n"
-        "and of an actor, KV pages, tokens and seconds of a step. Memory is counted by making the\n"
-        "parts as the run makes them. Time is calibrated with the model's own kernels: one step's\n"
+        "and of an actor, KV pages, tokens and seconds of a step. Memory is measured by making\n"
+        "the parts as the run makes them. Time is calibrated with the model's own kernels: one "
+        "step's\n"
         "prompts are sampled once (scaled up when they are many), trained on once, and the\n"
         "verifier checks programs. --memory leaves the time out. Nothing is written.\n\n"
         "Exit code: 0, or 2 with the line that the run would be refused with.\n");
@@ -72,13 +73,15 @@ static void print_memory(const struct plan *plan)
 {
     const struct plan_memory *m = &plan->memory;
     const struct run_config *config = &plan->config;
-    (void)printf("memory, reserved (the KV cache and activations fill as they are used)\n");
+    (void)printf("memory in use\n");
     print_size("learner, rank 0", m->learner, "");
     print_size("  trainer", m->trainer, "weights, moments, gradients, model, activations");
     print_size("  published versions", m->publish, "");
     print_size("  copy for a checkpoint", m->save, "");
-    print_size("actor", m->actor, "two models, KV cache, activations, versions on their way");
-    print_size("  KV cache", m->kv, "");
+    print_size("actor", m->actor,
+               plan->timed ? "two models, activations, versions on their way, KV of a step"
+                           : "two models, versions on their way, the whole KV cache");
+    print_size("  KV cache, reserved", m->kv, "");
     (void)printf("  %lld pages of 32 tokens in each of %d threads: %lld of the longest rollouts at "
                  "once\n",
                  (long long)plan->kv_pages, (int)plan->actor_threads, (long long)plan->longest);

@@ -1,6 +1,6 @@
-// plan.h: what a run will need and how fast it will be, before it starts. Memory is counted: the
-// parts that hold it (trainer, engine, weights on their way) are made as the run makes them and
-// their bytes are read from the allocator. Time is calibrated: one step's prompts, drawn from the
+// plan.h: what a run will need and how fast it will be, before it starts. Memory is measured: the
+// parts that hold it (trainer, engine) are made as the run makes them and do once what fills them;
+// what is only bytes on their way is added. Time is calibrated: one step's prompts, drawn from the
 // generator's programs, are sampled with the real model and engine, the samples are trained on once
 // and the verifier checks programs, each as the run does it.
 #ifndef DEPLOY_CLI_PLAN_H
@@ -17,8 +17,10 @@ struct plan_memory { // bytes
     double publish;  // versions held for actors
     double save;     // the copy that a checkpoint is written from
     double learner;  // rank 0 altogether
-    double kv;       // an actor's KV cache
-    double actor;    // an actor altogether, two models included
+    double kv;       // an actor's KV cache, reserved: it fills with the tokens of a step
+    double model;    // weights in compute form
+    double actor;    // an actor altogether, two models included; the KV cache as a step fills it,
+                     // or all of it when no step was rehearsed
     double disk;     // of one checkpoint
 };
 
@@ -49,7 +51,10 @@ struct plan {
 // host is too small to make the parts.
 int plan_memory_count(struct plan *plan, struct error *err);
 
-// plan_time_calibrate fills in the time. It takes about as long as a step.
+// plan_resident is the memory of this process that is in use, in bytes.
+double plan_resident(void);
+
+// plan_time_calibrate fills in the time, and the actor's memory as it was used. It takes about as long as a step.
 int plan_time_calibrate(struct plan *plan, struct error *err);
 
 #endif

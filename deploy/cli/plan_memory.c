@@ -1,4 +1,3 @@
-#include "actor/engine.h"
 #include "common/base/cleanup.h"
 #include "common/base/file.h"
 #include "common/base/limits.h"
@@ -13,6 +12,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum {
     PLAN_PATH_MAX = 4096,
@@ -22,10 +22,17 @@ enum {
     HOST_SHARE_PERCENT = 80,  // of the memory that is free, to make the parts in
 };
 
-static double allocated(void)
+double plan_resident(void)
 {
-    struct mallinfo2 info = mallinfo2();
-    return (double)info.uordblks + (double)info.hblkhd;
+    FILE *file = fopen("/proc/self/statm", "re");
+    unsigned long long pages = 0;
+    if (file != NULL) {
+        if (fscanf(file, "%*s %llu", &pages) != 1) { // NOLINT(cert-err34-c): the kernel's
+            pages = 0;
+        }
+        (void)fclose(file);
+    }
+    return (double)pages * (double)sysconf(_SC_PAGESIZE);
 }
 
 static double available_bytes(void)
@@ -51,63 +58,55 @@ static double blob_bytes(const struct plan *plan)
     return (double)plan->parameters * (bf16 ? 2.0 : 4.0);
 }
 
-// A trainer makes room for a micro-batch with its first step: it trains one here.
+// A trainer makes room for micro-batches with its first step: it trains a full one a thread here.
 static int step_once(struct trainer *trainer, const struct plan *plan, struct error *err)
 {
     int64_t rows = plan->config.learner.micro_tokens;
     int32_t count = (int32_t)(rows < plan->shape.T ? rows : plan->shape.T);
-    CLEANUP(freep) int32_t *ids = calloc((size_t)count, sizeof(*ids));
-    CLEANUP(freep) float *zeros = calloc((size_t)count, sizeof(*zeros));
-    if (ids == NULL || zeros == NULL) {
-        return error_set(err, -ENOMEM, "plan: no memory for a sequence");
+    int32_t each = (int32_t)((rows + count - 1) / count);
+    int32_t all = each * plan->learner_threads;
+    CLEANUP(freep) int32_t *ids = calloc((size_t)count * (size_t)all, sizeof(*ids));
+    CLEANUP(freep) float *weight = calloc((size_t)count, sizeof(*weight));
+    CLEANUP(freep) struct sequence *sequences = calloc((size_t)all, sizeof(*sequences));
+    if (ids == NULL || weight == NULL || sequences == NULL) {
+        return error_set(err, -ENOMEM, "plan: no memory for a micro-batch");
     }
-    zeros[count - 1] = 1.0F;
-    const struct sequence sequence = {.count = count, .ids = ids, .weight = zeros};
+    weight[count - 1] = 1.0F;
+    for (ptrdiff_t k = 0; k < all; k++) {
+        sequences[k] = (struct sequence){.count = count, .ids = ids + k * count, .weight = weight};
+        sequences[k].advantage = 1.0F;
+        ids[k * count] = (int32_t)k % plan->shape.V; // no two are equal
+    }
     const struct objective objective = {0};
     const struct optimizer optimizer = {.beta1 = 0.9F, .beta2 = 0.999F, .epsilon = 1e-8F};
     struct step_report report;
-    return trainer_step(trainer, &sequence, 1, &objective, &optimizer, NULL, &report, err);
+    return trainer_step(trainer, sequences, all, &objective, &optimizer, NULL, &report, err);
 }
 
 static int count_trainer(struct plan *plan, const float *weights, struct error *err)
 {
     CLEANUP(trainer_destroyp) struct trainer *trainer = NULL;
-    double before = allocated();
+    double before = plan_resident();
     int code = rank_trainer(&trainer, &plan->config, &plan->shape, weights, NULL, err);
     code = code < 0 ? code : step_once(trainer, plan, err);
-    plan->memory.trainer = allocated() - before;
+    plan->memory.trainer = plan_resident() - before;
     return code;
 }
 
-static int count_engine(struct plan *plan, struct error *err)
+static int count_model(struct plan *plan, const float *weights, struct error *err)
 {
-    const struct run_config *config = &plan->config;
     static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     CLEANUP(model_destroyp) struct model *model = NULL;
-    struct engine *engine = NULL;
-    double before = allocated();
-    int code = model_create(&model, &plan->shape, computes[config->learner.compute], err);
-    double one_model = allocated() - before;
-    if (code < 0) {
-        return code;
+    double before = plan_resident();
+    int code = model_create(&model, &plan->shape, computes[plan->config.learner.compute], err);
+    if (code == 0) {
+        model_set(model, weights, DTYPE_F32);
+        plan->memory.model = plan_resident() - before;
+        double widened = (double)plan->parameters * sizeof(float);
+        plan->memory.actor = PROCESS_BYTES + 2 * plan->memory.model + widened +
+                             2 * blob_bytes(plan) + plan->memory.kv;
     }
-    int64_t rows = config->actor.prefill_rows > config->actor.rows ? config->actor.prefill_rows
-                                                                   : config->actor.rows;
-    const struct engine_config parts = {.threads = plan->actor_threads,
-                                        .slots = (int32_t)config->actor.rows,
-                                        .call_rows = (int32_t)rows,
-                                        .kv_tokens = config->actor.kv_tokens,
-                                        .swap = SWAP_PINNED};
-    code = engine_create(&engine, &parts, model, 1, err);
-    if (code < 0) {
-        return code;
-    }
-    model = NULL; // it is the engine's
-    double engine_bytes = allocated() - before;
-    engine_destroy(engine);
-    double widened = (double)plan->parameters * sizeof(float);
-    plan->memory.actor = PROCESS_BYTES + engine_bytes + one_model + widened + 2 * blob_bytes(plan);
-    return 0;
+    return code;
 }
 
 static void count_kv(struct plan *plan)
@@ -182,8 +181,10 @@ int plan_memory_count(struct plan *plan, struct error *err)
     if (weights == NULL) {
         return error_set(err, -ENOMEM, "%s: no memory for its weights", config->model);
     }
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 17); // large blocks go back when they are freed
     code = count_trainer(plan, weights, err);
-    code = code < 0 ? code : count_engine(plan, err);
+    code = code < 0 ? code : count_model(plan, weights, err);
     plan->memory.learner =
         PROCESS_BYTES + plan->memory.trainer + plan->memory.publish + plan->memory.save;
     return code;

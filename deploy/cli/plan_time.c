@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -343,7 +344,34 @@ static double time_sync(struct rehearsal *rehearsal, struct error *err)
     return now_s() - start;
 }
 
-static int calibrate(struct rehearsal *rehearsal, struct error *err)
+static int by_order(const void *left, const void *right)
+{
+    const struct completion *a = *(struct completion *const *)left;
+    const struct completion *b = *(struct completion *const *)right;
+    if (a->generation != b->generation) {
+        return a->generation < b->generation ? -1 : 1;
+    }
+    return a->sample < b->sample ? -1 : 1;
+}
+
+// Puts the rollouts in the order of a batch, and returns the share of them that differ from the one
+// before: equal answers are checked once.
+static double arrange(struct rehearsal *rehearsal)
+{
+    struct completion **list = rehearsal->completions;
+    int differ = 0;
+    qsort(list, (size_t)rehearsal->completion_count, sizeof(struct completion *), by_order);
+    for (int i = 0; i < rehearsal->completion_count; i++) {
+        bool same = false;
+        for (int k = i - 1; k >= 0 && list[k]->generation == list[i]->generation && !same; k--) {
+            same = strcmp(list[k]->text, list[i]->text) == 0;
+        }
+        differ += !same;
+    }
+    return (double)differ / rehearsal->completion_count;
+}
+
+static int calibrate(struct rehearsal *rehearsal, double resident, struct error *err)
 {
     struct plan *plan = rehearsal->plan;
     struct plan_time *time = &plan->time;
@@ -377,6 +405,8 @@ static int calibrate(struct rehearsal *rehearsal, struct error *err)
     time->sampled_tokens_s = time->tokens_sampled / (time->propose + time->solve);
     time->response = sampled / rehearsal->completion_count;
     time->prompt = rehearsal->prompt_tokens / rehearsal->completion_count;
+    plan->memory.actor += plan_resident() - resident - plan->memory.model - plan->memory.kv;
+    double distinct = arrange(rehearsal);
     code = train(rehearsal, &time->train, &run, err);
     code = code < 0 ? code : time_checks(rehearsal, &time->checks_s, err);
     time->sync = code < 0 ? 0.0 : time_sync(rehearsal, err);
@@ -388,7 +418,8 @@ static int calibrate(struct rehearsal *rehearsal, struct error *err)
     time->tokens_run = run / time->share;
     // A deduction answer is compared, every other one is run.
     double runs = (double)plan->proposals;
-    runs += (double)plan->answers * (dispatch_plays(config, KIND_DEDUCTION) ? 2.0 / 3.0 : 1.0);
+    runs += distinct * (double)plan->answers *
+            (dispatch_plays(config, KIND_DEDUCTION) ? 2.0 / 3.0 : 1.0);
     time->verify =
         runs / (time->checks_s * (double)(config->verifiers > 0 ? config->verifiers : 1));
     int64_t actors = config->actors > 0 ? config->actors : 1;
@@ -422,8 +453,9 @@ int plan_time_calibrate(struct plan *plan, struct error *err)
     CHECK(rehearsal.weights != NULL);
     int code = file_join(path, sizeof(path), plan->config.model, "tokenizer.json", err);
     code = code < 0 ? code : tokenizer_create(&rehearsal.tokenizer, path, err);
+    double resident = plan_resident();
     code = code < 0 ? code : open_engine(&rehearsal, err);
-    code = code < 0 ? code : calibrate(&rehearsal, err);
+    code = code < 0 ? code : calibrate(&rehearsal, resident, err);
     finish(&rehearsal);
     return code;
 }
