@@ -20,6 +20,7 @@
 #include "learner/seeds.h"
 #include "learner/settle.h"
 #include "learner/stepper.h"
+#include "learner/watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -56,6 +57,7 @@ struct run {
     struct stepper *stepper;
     struct step_job *job; // the one that is out
     struct saver *saver;
+    struct watch *watch;
     struct loop_timer *drain_timer;
     uint64_t drain_since_ms;
     FILE *metrics;
@@ -94,6 +96,7 @@ static void close_parts(struct run *run)
     run->closed = true;
     stepper_close(run->stepper);
     saver_close(run->saver);
+    watch_close(run->watch);
     hub_close(run->hub);
     dispatch_destroy(run->dispatch);
     publish_close(run->publish);
@@ -561,6 +564,9 @@ static int open_wire(struct run *run, struct error *err)
     }
     if (code == 0) {
         code = loop_timer_create(&run->drain_timer, loop, on_drain_turn, run, err);
+    }
+    if (code == 0) {
+        code = watch_open(&run->watch, loop, run->hub, err);
     }
     return code;
 }

@@ -6,6 +6,7 @@
 #include "common/wire/codec.h"
 #include "common/wire/zsock.h"
 #include "learner/hub.h"
+#include "learner/watch.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -315,6 +316,23 @@ static void test_bound_and_drain(void **state)
     assert_int_equal(bed->count[0], 2);
 }
 
+// Who is waited for is named, and nobody when nothing is asked for.
+static void test_watch(void **state)
+{
+    (void)state;
+    struct hub_stats actors = {.workers = 1};
+    struct hub_stats verifiers = {0};
+    assert_null(watch_sentence(&actors, &verifiers));
+    actors.leased = 3;
+    assert_string_equal(watch_sentence(&actors, &verifiers), "actors owe rollouts");
+    actors.workers = 0;
+    assert_string_equal(watch_sentence(&actors, &verifiers), "no actor is there");
+    verifiers.waiting = 1;
+    assert_string_equal(watch_sentence(&actors, &verifiers), "no verifier is there");
+    verifiers.workers = 2;
+    assert_string_equal(watch_sentence(&actors, &verifiers), "verifiers owe verdicts");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +342,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_announce, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bound_and_drain, setup, teardown),
+        cmocka_unit_test(test_watch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
