@@ -54,7 +54,8 @@ int plan_memory_count(struct plan *plan, struct error *err);
 // plan_resident is the memory of this process that is in use, in bytes.
 double plan_resident(void);
 
-// plan_time_calibrate fills in the time, and the actor's memory as it was used. It takes about as long as a step.
+// plan_time_calibrate fills in the time, and the actor's memory as it was used. It takes about as
+// long as a step.
 int plan_time_calibrate(struct plan *plan, struct error *err);
 
 #endif
