@@ -2,6 +2,7 @@
 
 #include "common/base/cleanup.h"
 #include "common/base/file.h"
+#include "common/base/run_check.h"
 #include "common/base/run_config.h"
 #include "common/base/task.h"
 
@@ -122,7 +123,7 @@ static void test_lengths(void **state)
     assert_int_equal(config.rollout.prompt_tokens_max, 924);
 }
 
-// Every configuration that ships is read without an error.
+// Every configuration that ships is read without an error and does not contradict itself.
 static void test_shipped_files(void **state)
 {
     (void)state;
@@ -133,8 +134,9 @@ static void test_shipped_files(void **state)
         struct run_config config;
         struct error err = {0};
         (void)snprintf(path, sizeof(path), CONFIG_DIR "/%s.yaml", names[i]);
-        if (run_config_read(&config, path, NULL, 0, &err) < 0) {
-            fail_msg("%s", err.text);
+        if (run_config_read(&config, path, NULL, 0, &err) < 0 ||
+            run_config_check(&config, &err) < 0) {
+            fail_msg("%s: %s", path, err.text);
         }
     }
 }
