@@ -186,8 +186,6 @@ static size_t item_size(ProtobufCType type)
         return sizeof(void *);
     case PROTOBUF_C_TYPE_BYTES:
         return sizeof(ProtobufCBinaryData);
-    case PROTOBUF_C_TYPE_FLOAT:
-        return sizeof(float);
     case PROTOBUF_C_TYPE_DOUBLE:
         return sizeof(double);
     case PROTOBUF_C_TYPE_ENUM:
@@ -195,6 +193,19 @@ static size_t item_size(ProtobufCType type)
     default:
         return 0; // numbers need no look at each item
     }
+}
+
+// Log-probabilities are most of what a rollout holds, so they are looked at many at once: an
+// exponent of all ones is an infinity or no number.
+static bool floats_are_finite(const float *items, size_t count)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits = 0;
+        memcpy(&bits, &items[i], sizeof(bits));
+        bad |= (bits & 0x7f800000U) == 0x7f800000U;
+    }
+    return bad == 0;
 }
 
 static int check_list(const char *member, size_t count, const struct bound *bound,
@@ -205,6 +216,11 @@ static int check_list(const char *member, size_t count, const struct bound *boun
     }
     size_t size = item_size(field->type);
     const char *items = *(const char *const *)(const void *)member;
+    if (field->type == PROTOBUF_C_TYPE_FLOAT) {
+        return floats_are_finite((const float *)(const void *)items, count)
+                   ? 0
+                   : bad_field(bound->message, field, "is not a finite number", err);
+    }
     for (size_t i = 0; size > 0 && i < count; i++) {
         int code = check_value(items + i * size, bound, field, depth, err);
         if (code < 0) {
