@@ -181,8 +181,11 @@ int model_load(struct model **out, const char *dir, enum compute compute, struct
     if (code < 0) {
         return code;
     }
+    CLEANUP(params_finish) struct params params = {0};
     CLEANUP(model_destroyp) struct model *model = NULL;
-    code = model_create(&model, &shape, compute, err);
+    code = params_init(&params, &shape, err);
+    code = code < 0 ? code : safetensors_check(&params, &shape, dir, err);
+    code = code < 0 ? code : model_create(&model, &shape, compute, err);
     if (code < 0) {
         return code;
     }

@@ -129,6 +129,63 @@ static int bad(const struct stored *t, struct error *err, const char *problem)
     return error_set(err, -EINVAL, "%s: tensor %.100s: %s", t->shard->path, t->name, problem);
 }
 
+// struct range is where a tensor's data lie in its file.
+struct range {
+    const char *name;
+    int64_t from, to;
+};
+
+static int read_range(struct range *range, const struct shard *shard, const char *name,
+                      const json_t *entry, struct error *err)
+{
+    const struct stored tensor = {.shard = shard, .name = name};
+    const json_t *offsets = json_object_get(entry, "data_offsets");
+    const json_t *from = json_array_get(offsets, 0), *to = json_array_get(offsets, 1);
+    *range = (struct range){name, json_integer_value(from), json_integer_value(to)};
+    if (json_array_size(offsets) != 2 || !json_is_integer(from) || !json_is_integer(to) ||
+        range->from < 0 || range->to < range->from || (uint64_t)range->to > shard->data_size) {
+        return bad(&tensor, err, "its data lie outside the file, which may be cut short");
+    }
+    return 0;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct range *left = a, *right = b;
+    return left->from != right->from ? (left->from < right->from ? -1 : 1)
+                                     : (left->to > right->to) - (left->to < right->to);
+}
+
+// check_ranges holds all tensors of a file, wanted or not, against its size and each other.
+static int check_ranges(const struct shard *shard, struct error *err)
+{
+    size_t count = 0;
+    CLEANUP(freep)
+    struct range *ranges = calloc(json_object_size(shard->header) + 1, sizeof(*ranges));
+    const char *key = NULL;
+    json_t *value = NULL;
+    if (ranges == NULL) {
+        return error_set(err, -ENOMEM, "%s: out of memory", shard->path);
+    }
+    json_object_foreach(shard->header, key, value)
+    {
+        if (strcmp(key, "__metadata__") != 0) {
+            int code = read_range(&ranges[count++], shard, key, value, err);
+            if (code < 0) {
+                return code;
+            }
+        }
+    }
+    qsort(ranges, count, sizeof(*ranges), by_place);
+    for (size_t i = 1; i < count; i++) {
+        if (ranges[i - 1].to > ranges[i].from) {
+            const struct stored tensor = {.shard = shard, .name = ranges[i].name};
+            return bad(&tensor, err, "its data overlap another tensor's");
+        }
+    }
+    return 0;
+}
+
 static int read_type(struct stored *t, const json_t *entry, struct error *err)
 {
     static const struct {
@@ -148,7 +205,6 @@ static int read_type(struct stored *t, const json_t *entry, struct error *err)
 static int read_entry(struct stored *t, const json_t *entry, struct error *err)
 {
     const json_t *shape = json_object_get(entry, "shape");
-    const json_t *offsets = json_object_get(entry, "data_offsets");
     int code = read_type(t, entry, err);
     if (code < 0) {
         return code;
@@ -167,12 +223,12 @@ static int read_entry(struct stored *t, const json_t *entry, struct error *err)
         }
         t->count *= t->shape[i];
     }
-    int64_t from = json_integer_value(json_array_get(offsets, 0));
-    int64_t to = json_integer_value(json_array_get(offsets, 1));
-    if (json_array_size(offsets) != 2 || from < 0 || to < from ||
-        (uint64_t)to > t->shard->data_size) {
-        return bad(t, err, "its data lie outside the file, which may be cut short");
+    struct range range = {0};
+    code = read_range(&range, t->shard, t->name, entry, err);
+    if (code < 0) {
+        return code;
     }
+    int64_t from = range.from, to = range.to;
     if ((to - from) / (int64_t)dtype_size(t->type) != t->count ||
         (to - from) % (int64_t)dtype_size(t->type) != 0) {
         return bad(t, err, "its data do not have the size of its shape");
@@ -241,28 +297,40 @@ static struct place place_of(const struct param *param, const struct shape *shap
     return place;
 }
 
-static int read_param(float *out, enum dtype *stored, const struct param *param,
-                      const struct shape *shape, const struct shards *shards, struct error *err)
+// find_param finds the file tensor that holds a parameter and checks its shape.
+static int find_param(struct stored *t, const struct place *place, const struct param *param,
+                      const struct shards *shards, struct error *err)
 {
-    struct place place = place_of(param, shape);
-    struct stored t = {0};
-    int found = find(&t, shards, place.name, err);
+    int found = find(t, shards, place->name, err);
     if (found < 0) {
         return found;
     }
     if (found == 0) {
         return error_set(err, -EINVAL, "%s: there is no tensor %s", shards->items[0].path,
-                         place.name);
+                         place->name);
     }
     int64_t columns = param->shape[1];
-    int64_t wanted[2] = {place.transposed ? columns : place.file_rows,
-                         place.transposed ? place.file_rows : columns};
-    if (t.rank != param->rank || t.shape[0] != wanted[0] || t.shape[1] != wanted[1]) {
+    int64_t wanted[2] = {place->transposed ? columns : place->file_rows,
+                         place->transposed ? place->file_rows : columns};
+    if (t->rank != param->rank || t->shape[0] != wanted[0] || t->shape[1] != wanted[1]) {
         return error_set(err, -EINVAL,
                          "%s: tensor %.100s is [%lld, %lld]; config.json asks for [%lld, %lld]",
-                         t.shard->path, t.name, (long long)t.shape[0], (long long)t.shape[1],
+                         t->shard->path, t->name, (long long)t->shape[0], (long long)t->shape[1],
                          (long long)wanted[0], (long long)wanted[1]);
     }
+    return 0;
+}
+
+static int read_param(float *out, enum dtype *stored, const struct param *param,
+                      const struct shape *shape, const struct shards *shards, struct error *err)
+{
+    struct place place = place_of(param, shape);
+    struct stored t = {0};
+    int code = find_param(&t, &place, param, shards, err);
+    if (code < 0) {
+        return code;
+    }
+    int64_t columns = param->shape[1];
     for (int64_t r = 0; r < param->shape[0]; r++) {
         for (int64_t c = 0; c < columns; c++) {
             int64_t row = place.from + r;
@@ -317,13 +385,37 @@ static int check_names(const struct shards *shards, const struct params *params,
     return 0;
 }
 
+// open_checked opens a folder's files and holds them against the parameter table.
+static int open_checked(struct shards *shards, const struct params *params,
+                        const struct shape *shape, const char *dir, struct error *err)
+{
+    int code = shards_open(shards, dir, err);
+    for (int i = 0; code == 0 && i < shards->count; i++) {
+        code = check_ranges(&shards->items[i], err);
+    }
+    code = code < 0 ? code : check_names(shards, params, shape, err);
+    for (int32_t i = 0; code == 0 && i < params->count; i++) {
+        struct place place = place_of(&params->items[i], shape);
+        struct stored t = {0};
+        code = find_param(&t, &place, &params->items[i], shards, err);
+    }
+    return code;
+}
+
+int safetensors_check(const struct params *params, const struct shape *shape, const char *dir,
+                      struct error *err)
+{
+    CLEANUP(shards_finishp) struct shards shards = {0};
+    return open_checked(&shards, params, shape, dir, err);
+}
+
 int safetensors_read(float *weights, enum dtype *stored, const struct params *params,
                      const struct shape *shape, const char *dir, struct error *err)
 {
     CLEANUP(shards_finishp) struct shards shards = {0};
-    int code = shards_open(&shards, dir, err);
-    if (code == 0) {
-        code = check_names(&shards, params, shape, err);
+    int code = open_checked(&shards, params, shape, dir, err);
+    if (code < 0) {
+        return code;
     }
     enum dtype widest = DTYPE_BF16;
     memset(weights, 0, params->elements * sizeof(*weights));

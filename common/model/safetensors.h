@@ -12,10 +12,16 @@
 
 // safetensors_read fills `weights` [params->elements] (f32, host, written; the padding is zeroed)
 // from the folder `dir`. BF16, F16 and F32 files are widened exactly. *stored is the widest type
-// found. A missing, superfluous, wrongly shaped or non-finite tensor is -EINVAL. `tied` models may
+// found. A missing, superfluous, overlapping, wrongly shaped or non-finite
+// tensor is -EINVAL. `tied` models may
 // carry a head equal in name; it is ignored.
 int safetensors_read(float *weights, enum dtype *stored, const struct params *params,
                      const struct shape *shape, const char *dir, struct error *err);
+
+// safetensors_check holds the folder's files against the table without reading a weight: what
+// config.json claims is there, before memory is taken for it.
+int safetensors_check(const struct params *params, const struct shape *shape, const char *dir,
+                      struct error *err);
 
 // safetensors_write writes `path` atomically with every parameter as `type` (DTYPE_F32, or
 // DTYPE_BF16 rounded to nearest even).

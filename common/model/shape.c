@@ -165,6 +165,13 @@ static void read_llama_like(struct reader *reader, struct shape *shape)
     shape->T = read_int(reader, "max_position_embeddings", 16, POSITIONS_MAX, 0);
     shape->norm_eps = (float)read_real(reader, reader->root, "rms_norm_eps", 0.0, 1e-6);
     want_string(reader, "hidden_act", "silu");
+    const json_t *types = member(reader->root, "layer_types");
+    for (size_t i = 0; i < json_array_size(types); i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        if (type == NULL || strcmp(type, "full_attention") != 0) {
+            (void)fail(reader, "\"layer_types\" has more than full_attention, which Kelvin runs");
+        }
+    }
     if (read_bool(reader, "use_sliding_window", false)) {
         (void)fail(reader, "\"use_sliding_window\" is true; Kelvin runs full attention only");
     }
