@@ -7,6 +7,7 @@
 int bench_decode(int argc, char **argv);
 int bench_dispatch(int argc, char **argv);
 int bench_prefill(int argc, char **argv);
+int bench_tokenize(int argc, char **argv);
 int bench_train(int argc, char **argv);
 int bench_verifier(int argc, char **argv);
 

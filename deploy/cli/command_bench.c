@@ -18,6 +18,7 @@ static const struct benchmark benchmarks[] = {
     {"prefill", bench_prefill, "bench prefill", "prompt tokens a second, likewise"},
     {"dispatch", bench_dispatch, "bench dispatch", "rollouts a second through rank 0's loop"},
     {"train", bench_train, "bench train", "tokens a second of a training step"},
+    {"tokenize", bench_tokenize, "bench tokenize", "bytes of text that become ids in a second"},
     {"verifier", bench_verifier, "bench verifier", "sandboxed runs and checks a second, latency"},
 };
 
