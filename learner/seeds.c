@@ -119,7 +119,7 @@ static int read_lines(struct seed_list *list, char *text, const char *path, stru
     for (const char *at = text; *at != '\0'; at++) {
         room += *at == '\n';
     }
-    list->items = reallocarray(list->items, (size_t)(list->count + room), sizeof(void *));
+    list->items = reallocarray(list->items, (size_t)list->count + (size_t)room, sizeof(void *));
     CHECK(list->items != NULL);
     int line = 0;
     for (char *rest = text; rest != NULL;) {

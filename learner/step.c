@@ -563,7 +563,8 @@ static int lead_step(struct trainer *trainer, struct ranks_step *step, float *co
     code = code < 0 ? code : collective->ops->tell(collective, RANKS_STEP, err);
     code = code < 0 ? code : run_step(trainer, &packed, report, err);
     code = code < 0 ? code : collective->ops->end(collective, err);
-    for (int32_t k = 0; code == 0 && packed.logprobs != NULL && k < step->count; k++) {
+    for (int32_t k = 0; code == 0 && logprobs != NULL && packed.logprobs != NULL && k < step->count;
+         k++) {
         memcpy(logprobs[k], packed.logprobs[k], (size_t)step->sequences[k].count * sizeof(float));
     }
     if (code < 0 && err != NULL) {

@@ -1,5 +1,6 @@
 #include "verifier/judge_parts.h"
 
+#include "common/base/check.h"
 #include "common/base/limits.h"
 #include "verifier/extract.h"
 #include "verifier/literal.h"
@@ -83,6 +84,13 @@ static int copy_request(struct judge_parts *out, const Kelvin__VerifyRequest *re
                : copy_list(&out->outputs, &out->output_count, request->outputs, request->n_outputs);
 }
 
+// An item of a copied list.
+static const char *text_at(char *const *list, int i)
+{
+    CHECK(list != NULL && list[i] != NULL); // a copy that failed ended the request
+    return list[i];
+}
+
 static int check_bounds(struct judge_parts *parts, struct error *err)
 {
     bool trusted = parts->check == CHECK_RUN;
@@ -95,7 +103,7 @@ static int check_bounds(struct judge_parts *parts, struct error *err)
         return error_set(err, -EBADMSG, "the answer is longer than %d bytes", INPUT_BYTES_MAX);
     }
     for (int i = 0; i < parts->input_count; i++) {
-        if (strlen(parts->inputs[i]) > INPUT_BYTES_MAX) {
+        if (strlen(text_at(parts->inputs, i)) > INPUT_BYTES_MAX) {
             return error_set(err, -EBADMSG, "an input is longer than %d bytes", INPUT_BYTES_MAX);
         }
     }
@@ -139,7 +147,7 @@ static int parse_inputs(struct judge_parts *parts)
         return -ENOMEM;
     }
     for (int i = 0; i < parts->input_count; i++) {
-        const char *text = parts->inputs[i];
+        const char *text = text_at(parts->inputs, i);
         int code = literal_parse_arguments(&parts->arguments[i], text, strlen(text), NULL);
         if (code < 0 && parts->bad_input < 0) {
             parts->bad_input = i;
@@ -156,7 +164,7 @@ static int parse_golds(struct judge_parts *parts)
     }
     for (int i = 0; i < parts->output_count && parts->kind != KIND_ERROR; i++) {
         struct bytes typed = {0};
-        const char *text = parts->outputs[i];
+        const char *text = text_at(parts->outputs, i);
         if (literal_parse(&typed, text, strlen(text), NULL) == 0) {
             (void)value_canonical(&parts->gold[i], typed.data, typed.size, NULL);
         }
