@@ -50,7 +50,7 @@ bool runtime_memory_adopt(int memory, struct image_region *out, size_t *count);
 
 // Python value → typed form and back (runtime_value.c).
 enum encode_status { ENCODE_DONE, ENCODE_UNSUPPORTED, ENCODE_TOO_LARGE };
-struct _object;
+struct _object; // NOLINT(bugprone-reserved-identifier): CPython's own name
 enum encode_status runtime_encode(struct bytes *out, struct _object *value, size_t size_max);
 // New references, or NULL with a Python error. *keywords may come back NULL.
 bool runtime_decode_arguments(struct _object **arguments, struct _object **keywords,

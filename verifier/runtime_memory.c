@@ -197,9 +197,10 @@ static bool next_writable(const char **at, struct mapping *out)
         unsigned long inode = 0;
         char mode[8];
         char name[16] = "";
-        // NOLINTNEXTLINE(cert-err34-c): the kernel wrote these numbers
+        // NOLINTBEGIN(cert-err34-c): the kernel wrote these numbers
         int fields =
             sscanf(*at, "%lx-%lx %7s %*s %*s %lu%*[ ]%15[^\n]", &start, &end, mode, &inode, name);
+        // NOLINTEND(cert-err34-c)
         *at += strcspn(*at, "\n");
         *at += **at == '\n';
         if (fields >= 4 && mode[1] == 'w') {
