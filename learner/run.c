@@ -66,7 +66,8 @@ struct run {
     struct checkpoint from; // where it goes on, when `from.step` is not negative
     int64_t done;           // steps trained
     int64_t saved;          // step of the newest checkpoint that was begun, -1: none
-    bool due;               // a checkpoint is due and waits for the one before
+    bool due;               // a checkpoint of step `done` is due
+    bool between;           // step `done` has ended, the next one has not begun
     uint64_t step_ns;       // when the last step ended
     enum wanted_end wanted;
     bool ending, closed;
@@ -180,18 +181,6 @@ static void wind_up(struct run *run)
     }
 }
 
-static void on_saved(void *context, const struct saver_report *report)
-{
-    struct run *run = context;
-    if (report->code < 0) {
-        fail(run, &report->err);
-        return;
-    }
-    log_info("learner", "saved checkpoint step=%lld held_up_ms=%.1f written_ms=%.1f",
-             (long long)report->step, report->copy_seconds * 1e3, report->write_seconds * 1e3);
-    wind_up(run);
-}
-
 // --- a step ---
 
 static int announce(struct run *run, struct error *err)
@@ -245,12 +234,49 @@ static int finish_step(struct run *run, struct step_job *job, struct error *err)
         code = write_report(run, job, err);
     }
     run->done = job->step;
-    run->due =
-        run->due || (config->checkpoint.every > 0 && run->done % config->checkpoint.every == 0);
-    if (code == 0 && run->due && !saver_busy(run->saver)) {
+    run->due = config->checkpoint.every > 0 && run->done % config->checkpoint.every == 0;
+    return code;
+}
+
+// go_on saves the step that has ended, if it is time, and begins the next one or the end. While the
+// checkpoint before is still being written a due one holds the run up: it is of this very step.
+static void go_on(struct run *run)
+{
+    struct error err = {0};
+    if (run->due && saver_busy(run->saver)) {
+        return; // on_saved comes back here
+    }
+    if (run->due) {
         save(run);
     }
-    return code;
+    run->between = false;
+    if (run->ending) {
+        return;
+    }
+    if (run->done == run->config.steps || run->wanted != WANT_NOTHING) {
+        run->wanted = run->done == run->config.steps ? WANT_DONE : run->wanted;
+        wind_up(run);
+    } else if (announce(run, &err) < 0) {
+        fail(run, &err);
+    } else {
+        dispatch_published(run->dispatch, (uint64_t)run->done + 1);
+    }
+}
+
+static void on_saved(void *context, const struct saver_report *report)
+{
+    struct run *run = context;
+    if (report->code < 0) {
+        fail(run, &report->err);
+        return;
+    }
+    log_info("learner", "saved checkpoint step=%lld held_up_ms=%.1f written_ms=%.1f",
+             (long long)report->step, report->copy_seconds * 1e3, report->write_seconds * 1e3);
+    if (run->between) {
+        go_on(run);
+    } else {
+        wind_up(run);
+    }
 }
 
 static void on_trained(void *context, struct step_job *job)
@@ -270,16 +296,12 @@ static void on_trained(void *context, struct step_job *job)
     if (run->ending) {
         return; // it failed while this step was trained
     }
-    bool goes_on = code == 0 && run->done < run->config.steps && run->wanted == WANT_NOTHING;
-    code = goes_on ? announce(run, &err) : code;
     if (code < 0) {
         fail(run, &err);
-    } else if (goes_on) {
-        dispatch_published(run->dispatch, (uint64_t)run->done + 1);
-    } else {
-        run->wanted = run->done == run->config.steps ? WANT_DONE : run->wanted;
-        wind_up(run);
+        return;
     }
+    run->between = true;
+    go_on(run);
 }
 
 static void on_batch(void *context, int64_t step, struct group **groups, int32_t count)

@@ -6,6 +6,7 @@
 #include "common/model/safetensors.h"
 #include "common/text/prompt.h"
 #include "common/text/tokenizer.h"
+#include "common/text/utf8.h"
 #include "deploy/cli/cli.h"
 #include "deploy/cli/rows.h"
 #include "learner/checkpoint.h"
@@ -270,24 +271,26 @@ static int32_t first_difference(const struct stored *stored, const struct comple
 static void print_result(const struct stored *stored, const struct completion *completion,
                          int32_t difference, bool json)
 {
+    struct words words = {0}; // a model's bytes need not be UTF-8
+    utf8_add_lossy(&words, completion->text, completion->text_size);
+    CLEANUP(freep) char *said = words_take(&words);
+    CHECK(said != NULL);
     if (json) {
         CLEANUP(json_decrefp)
-        json_t *line = json_pack("{s:I,s:I,s:i,s:b,s:o,s:s*}", "rollout", (json_int_t)stored->id,
-                                 "version", (json_int_t)stored->version, "tokens",
-                                 (int)stored->count, "equal", difference < 0, "difference",
-                                 difference < 0 ? json_null() : json_integer(difference), "text",
-                                 completion->text);
+        json_t *line = json_pack(
+            "{s:I,s:I,s:i,s:b,s:o,s:s*}", "rollout", (json_int_t)stored->id, "version",
+            (json_int_t)stored->version, "tokens", (int)stored->count, "equal", difference < 0,
+            "difference", difference < 0 ? json_null() : json_integer(difference), "text", said);
         CLEANUP(freep) char *text = json_dumps(line, JSON_COMPACT);
         (void)printf("%s\n", text != NULL ? text : "{}");
     } else if (difference < 0) {
         (void)printf("rollout %lld: %d tokens and log-probabilities of version %lld, equal bit for "
                      "bit\n%s\n",
-                     (long long)stored->id, (int)stored->count, (long long)stored->version,
-                     completion->text);
+                     (long long)stored->id, (int)stored->count, (long long)stored->version, said);
     } else {
         (void)printf("rollout %lld: DIFFERENT at token %d of %d (version %lld)\n%s\n",
                      (long long)stored->id, (int)difference, (int)stored->count,
-                     (long long)stored->version, completion->text);
+                     (long long)stored->version, said);
     }
 }
 

@@ -16,17 +16,13 @@ import sys
 import tempfile
 import time
 
+import toy
+
 LIMIT_S = 240
 
 
-def write_inputs(folder, binaries):
-    subprocess.run([f"{binaries}/toy_model", f"{folder}/model"], check=True)
-    with open(f"{folder}/seeds.jsonl", "w", encoding="utf-8") as seeds:
-        for i in range(1, 5):
-            seeds.write(json.dumps({"snippet": f"def f(a):\n    return a + {i}", "input": "1", "output": f"{i + 1}",
-                                    "imports": []}) + "\n")
-    with open(f"{folder}/config.yaml", "w", encoding="utf-8") as config:
-        config.write(f"""model: {folder}/model
+def config_of(folder):
+    return f"""
 azr: {{types: "deduction,abduction", batch: 4, references: 1, samples: 3, seed_factor: 1, seed_file: {folder}/seeds.jsonl}}
 rollout: {{prompt_tokens_max: 512, response_tokens_max: 48}}
 learner: {{threads: 1}}
@@ -36,7 +32,7 @@ checkpoint: {{every: 1, keep: 2}}
 actors: 2
 verifiers: 2
 connect_timeout_s: 30
-""")
+"""
 
 
 class Scene:
@@ -169,7 +165,7 @@ def main():
     scene = Scene(binaries, folder, random.Random(seed))
     try:
         print(f"seed {seed}", flush=True)
-        write_inputs(folder, binaries)
+        toy.write_inputs(binaries, folder, config_of(folder))
         play_chaos(scene, seconds)
         play_late(scene)
         play_interrupts(scene)

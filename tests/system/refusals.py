@@ -14,12 +14,9 @@ import subprocess
 import sys
 import tempfile
 
+from toy import write, write_inputs
+
 LIMIT_S = 60
-
-
-def write(path, text):
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def edit_json(path, **values):
@@ -57,13 +54,8 @@ class Place:
 
     def __init__(self, binaries, folder):
         self.bin, self.folder = binaries, folder
-        subprocess.run([f"{binaries}/toy_model", f"{folder}/model"], check=True)
         self.config = f"{folder}/config.yaml"
-        with open(f"{folder}/seeds.jsonl", "w", encoding="utf-8") as seeds:
-            for i in range(1, 5):
-                seeds.write(json.dumps({"snippet": f"def f(a):\n    return a + {i}", "input": "1",
-                                        "output": f"{i + 1}", "imports": []}) + "\n")
-        write(self.config, f"""model: {folder}/model
+        write_inputs(binaries, folder, f"""
 steps: 4
 azr: {{types: "deduction,abduction", batch: 2, references: 1, samples: 2, seed_factor: 2, seed_file: {folder}/seeds.jsonl}}
 rollout: {{prompt_tokens_max: 512, response_tokens_max: 32}}

@@ -18,24 +18,15 @@ import sys
 import tempfile
 import time
 
+import toy
+
 STEPS = 10
 LIMIT_S = 120  # for one start: far more than it needs
 TIMED = {"seconds", "seconds/train", "tokens/s", "actors", "verifiers"}
 
 
-def write_inputs(folder, binaries):
-    """A model with random weights cannot propose, so seed tasks are given."""
-    subprocess.run([f"{binaries}/toy_model", f"{folder}/model"], check=True)
-    with open(f"{folder}/seeds.jsonl", "w", encoding="utf-8") as seeds:
-        for i in range(1, 9):
-            add = {"snippet": f"def f(a):\n    return a + {i}", "input": f"{i}", "output": f"{2 * i}", "imports": []}
-            inputs = [1, 2, 3, 4]
-            multiply = {"snippet": f"def f(a):\n    return a * {i}", "inputs": [str(n) for n in inputs],
-                        "outputs": [str(i * n) for n in inputs], "message": "multiply", "imports": []}
-            seeds.write(json.dumps(add) + "\n" + json.dumps(multiply) + "\n")
-    with open(f"{folder}/config.yaml", "w", encoding="utf-8") as config:
-        config.write(f"""
-model: {folder}/model
+def config_of(folder):
+    return f"""
 steps: {STEPS}
 azr: {{batch: 4, references: 2, inputs: 4, samples: 4, seed_factor: 2, seed_file: {folder}/seeds.jsonl}}
 rollout: {{prompt_tokens_max: 512, response_tokens_max: 48}}
@@ -43,7 +34,7 @@ learner: {{threads: 1}}
 actor: {{threads: 1, rows: 32, kv_tokens: 32768}}
 verifier: {{workers: 1, timeout_ms: 10000, memory_mb: 128}}
 checkpoint: {{every: 2, keep: 2}}
-""")
+"""
 
 
 def start(binaries, words, log):
@@ -108,7 +99,7 @@ def main():
     folder = tempfile.mkdtemp(prefix="kelvin-resume-")
     try:
         print(f"seed {seed}", flush=True)
-        write_inputs(folder, binaries)
+        toy.write_inputs(binaries, folder, config_of(folder))
         whole, broken = f"{folder}/whole", f"{folder}/broken"
         with open(f"{folder}/log", "wb") as log:
             begin = time.monotonic()
