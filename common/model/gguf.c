@@ -206,26 +206,33 @@ static int read_tensor(struct reader *reader, struct gguf_tensor *tensor, uint64
     return 0;
 }
 
-static int by_data(const void *a, const void *b)
+// struct span is a tensor's data, for sorting.
+struct span {
+    const char *from, *to;
+    const struct gguf_tensor *tensor;
+};
+
+static int by_place(const void *a, const void *b)
 {
-    const struct gguf_tensor *const *left = a, *const *right = b;
-    return (*left)->data < (*right)->data ? -1 : (*left)->data > (*right)->data;
+    const struct span *left = a, *right = b;
+    return left->from < right->from ? -1 : left->from > right->from;
 }
 
 static int check_overlap(const struct reader *reader, const struct gguf *gguf)
 {
     size_t count = (size_t)gguf->tensor_count;
-    CLEANUP(freep) const struct gguf_tensor **order = calloc(count + 1, sizeof(*order));
-    if (order == NULL) {
+    CLEANUP(freep) struct span *spans = calloc(count + 1, sizeof(*spans));
+    if (spans == NULL) {
         return error_set(reader->err, -ENOMEM, "%s: out of memory", reader->name);
     }
     for (size_t i = 0; i < count; i++) {
-        order[i] = &gguf->tensors[i];
+        const struct gguf_tensor *tensor = &gguf->tensors[i];
+        spans[i] = (struct span){tensor->data, tensor->data + tensor->size, tensor};
     }
-    qsort(order, count, sizeof(*order), by_data);
+    qsort(spans, count, sizeof(*spans), by_place);
     for (size_t i = 1; i < count; i++) {
-        if (order[i - 1]->data + order[i - 1]->size > order[i]->data) {
-            return bad_tensor(reader, order[i], "its data overlap another tensor's");
+        if (spans[i - 1].to > spans[i].from) {
+            return bad_tensor(reader, spans[i].tensor, "its data overlap another tensor's");
         }
     }
     return 0;

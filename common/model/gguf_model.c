@@ -230,12 +230,12 @@ int gguf_shape(struct shape *shape, const struct gguf *gguf, struct error *err)
     }
     const struct gguf_tensor *embedding = gguf_tensor_find(gguf, tensor_names[PARAM_EMBED]);
     read_sizes(&keys, &read);
-    if (keys.code == 0 && (embedding == NULL || embedding->rank != 2)) {
-        keys.code = error_set(err, -EINVAL, "%s: there is no tensor %s", gguf_name(gguf),
-                              tensor_names[PARAM_EMBED]);
-    }
     if (keys.code < 0) {
         return keys.code;
+    }
+    if (embedding == NULL || embedding->rank != 2) {
+        return error_set(err, -EINVAL, "%s: there is no tensor %s", gguf_name(gguf),
+                         tensor_names[PARAM_EMBED]);
     }
     read.V = (int32_t)embedding->shape[0];
     read.tied = is_tied(gguf, embedding);

@@ -18,9 +18,9 @@ enum { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER = 4, TOKEN_UNUSED = 5 };
 // struct before is what a name of tokenizer.ggml.pre means.
 struct before {
     const char *name;
-    bool nfc;
-    bool digits;         // cut digits off one by one
     const char *pattern; // of a Split; NULL: ByteLevel's own
+    bool nfc;
+    bool digits; // cut digits off one by one
     bool ignore_merges;
     bool bos; // a BOS is added unless the file says no
 };
