@@ -65,6 +65,8 @@ enum {
     WEIGHTS_STALLS_MAX = 4,        // such renewals, then a version is given up
     WEIGHTS_BAD_MAX = 16,          // chunks with a wrong hash, then a version is given up
     WEIGHTS_FILES_MAX = 16,        // config.json, tokenizer.json, ...: travel with the weights
+    HTTP_CONNECTIONS_MAX = 64,     // to one daemon's /metrics at once
+    HTTP_IDLE_S = 10,              // a connection without a whole request is closed after so long
     LEAVE_MS = 10000,              // a worker that leaves waits for its acknowledgements so long
 
     // Files that are read whole.
