@@ -4,6 +4,7 @@
 #include "common/base/cleanup.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/metrics.h"
 #include "common/text/utf8.h"
 
 #include <errno.h>
@@ -18,6 +19,11 @@ struct job {
     struct job *next;       // while it waits for the engine
     Kelvin__Prompt *prompt; // likewise; a copy
 };
+
+METRIC(sampled, METRIC_GAUGE, "kelvin_actor_sampled_tokens", "Tokens sampled since the start.");
+METRIC(version, METRIC_GAUGE, "kelvin_actor_version", "Version of the weights in use.");
+METRIC(waiting, METRIC_GAUGE, "kelvin_actor_waiting", "Sequences that wait for room.");
+METRIC(busy, METRIC_GAUGE, "kelvin_actor_busy", "Share of its time that the engine computes.");
 
 struct feed {
     struct worker *worker;
@@ -247,6 +253,10 @@ static void on_beat(void *context, Kelvin__Heartbeat *beat)
     }
     feed->busy_ns = stats.busy_ns;
     feed->beat_ns = now;
+    metric_set(&sampled, (double)stats.sampled);
+    metric_set(&version, (double)stats.version);
+    metric_set(&waiting, beat->queued);
+    metric_set(&busy, beat->busy);
 }
 
 static void on_end(void *context, int code, const char *sentence)

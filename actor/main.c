@@ -6,6 +6,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/parallel.h"
+#include "common/wire/http.h"
 #include "common/wire/loop.h"
 
 #include <errno.h>
@@ -18,6 +19,7 @@ enum { EXIT_BAD_INPUT = 2, FOLDER_MAX = 64 };
 struct actor {
     struct run_config config;
     struct loop *loop;
+    struct http *http;
     struct loop_wake *wake; // the engine's shards → feed_poll
     struct feed *feed;
     struct weights *weights;
@@ -42,6 +44,7 @@ static void stop(struct actor *actor, int exit_code)
     actor->engine = NULL;
     weights_version_unref(actor->pending);
     actor->pending = NULL;
+    http_close(actor->http);
     weights_close(actor->weights);
     feed_close(actor->feed);
     loop_wake_close(actor->wake);
@@ -243,6 +246,9 @@ static int open_parts(struct actor *actor, struct error *err)
     if (code == 0) {
         code = weights_create(&actor->weights, loop, loop_zmq(actor->loop), actor->config.endpoint,
                               &weights_events, err);
+    }
+    if (code == 0) {
+        code = http_create(&actor->http, loop, actor->config.actor.http, err);
     }
     if (code == 0) {
         code =

@@ -1,5 +1,6 @@
 // kelvin-learner: rank 0 of a run: options, the run, the loop.
 #include "common/base/log.h"
+#include "common/wire/http.h"
 #include "learner/exit.h"
 #include "learner/fork.h"
 #include "learner/pretrain.h"
@@ -13,6 +14,7 @@
 
 struct learner {
     struct loop *loop;
+    struct http *http;
     struct run *run;
     int exit_code;
 };
@@ -112,6 +114,7 @@ static void on_ended(void *context, int exit_code)
 {
     struct learner *learner = context;
     learner->exit_code = exit_code;
+    http_close(learner->http);
     loop_stop(learner->loop);
 }
 
@@ -150,10 +153,13 @@ int main(int argc, char **argv)
     }
     config.learner.start_ranks = config.learner.start_ranks && rank < 0;
     code = code < 0 ? code : loop_create(&learner.loop, &loop_events, &err);
+    code = code < 0 ? code
+                    : http_create(&learner.http, loop_uv(learner.loop), config.learner.http, &err);
     code = code < 0 ? code : run_open(&learner.run, learner.loop, &config, resume, &events, &err);
     if (code < 0) {
         log_error("learner", "%s", err.text);
         learner.exit_code = EXIT_BAD_INPUT;
+        http_close(learner.http);
         if (learner.loop != NULL) {
             loop_stop(learner.loop);
         }

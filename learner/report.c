@@ -4,11 +4,29 @@
 #include "common/base/cleanup.h"
 #include "common/base/file.h"
 #include "common/base/json.h"
+#include "common/base/metrics.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+METRIC(steps, METRIC_GAUGE, "kelvin_learner_step", "Optimizer steps done.");
+METRIC(sampled, METRIC_COUNTER, "kelvin_learner_sampled_tokens_total",
+       "Response tokens generated for the steps.");
+METRIC(trained, METRIC_COUNTER, "kelvin_learner_trained_tokens_total",
+       "Response tokens trained on.");
+METRIC(step_seconds, METRIC_HISTOGRAM, "kelvin_learner_step_seconds", "Wall time of a step.");
+METRIC(mismatch, METRIC_GAUGE, "kelvin_learner_mismatch_max",
+       "Largest difference between the log-probabilities of actor and learner: 0.");
+METRIC(skipped, METRIC_COUNTER, "kelvin_learner_skipped_total",
+       "Steps that changed nothing, since the gradient was not finite.");
+METRIC(staleness, METRIC_GAUGE, "kelvin_learner_staleness", "Mean age of the data, in versions.");
+METRIC(actors_alive, METRIC_GAUGE, "kelvin_learner_workers{kind=\"actor\"}", "Workers alive.");
+METRIC(verifiers_alive, METRIC_GAUGE, "kelvin_learner_workers{kind=\"verifier\"}",
+       "Workers alive.");
+METRIC(returned, METRIC_GAUGE, "kelvin_learner_leases_returned",
+       "Leases that went back to the queue.");
 
 enum { METRICS_BYTES_MAX = 1 << 30 };
 
@@ -114,6 +132,21 @@ static void put_pool(json_t *line, const char *name, const struct hub_stats *sta
     put_integer(line, key, (int64_t)stats->lost);
 }
 
+static void set_metrics(const struct report_input *input)
+{
+    const struct engine_job *job = input->job;
+    metric_set(&steps, (double)job->step);
+    metric_add(&sampled, (double)job->batch->tokens_sampled);
+    metric_add(&trained, (double)job->batch->tokens_trained);
+    metric_observe(&step_seconds, input->seconds);
+    metric_set(&mismatch, job->report.mismatch_max);
+    metric_add(&skipped, job->report.skipped);
+    metric_set(&staleness, job->batch->staleness);
+    metric_set(&actors_alive, input->actors.workers);
+    metric_set(&verifiers_alive, input->verifiers.workers);
+    metric_set(&returned, (double)(input->actors.returned + input->verifiers.returned));
+}
+
 char *report_line(const struct report_input *input)
 {
     CLEANUP(json_decrefp) json_t *line = json_object();
@@ -128,6 +161,7 @@ char *report_line(const struct report_input *input)
     put_update(line, input->job);
     put_pool(line, "actors", &input->actors);
     put_pool(line, "verifiers", &input->verifiers);
+    set_metrics(input);
     char *text = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9));
     CHECK(text != NULL);
     return text;

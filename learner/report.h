@@ -19,7 +19,7 @@ struct report_input {
 };
 
 // report_line is one JSON object without a newline; the caller frees it. README.md explains the
-// keys. A number that is not finite is null.
+// keys. A number that is not finite is null. The metrics of the process take the same numbers.
 char *report_line(const struct report_input *input);
 
 // report_truncate drops the lines of `path` whose step is after `step`; a missing file is fine.

@@ -1,6 +1,7 @@
 // kelvin-verifier: options, parts, loop.
 #include "common/base/log.h"
 #include "common/base/run_config.h"
+#include "common/wire/http.h"
 #include "verifier/lines.h"
 #include "verifier/server.h"
 #include "verifier/service.h"
@@ -75,6 +76,7 @@ struct command {
 };
 
 struct verifier {
+    struct http *http;
     uv_loop_t loop;
     uv_signal_t signals[2];
     struct command command;
@@ -180,6 +182,7 @@ static void stop(struct verifier *verifier, int exit_code)
     }
     verifier->stopping = true;
     verifier->exit_code = exit_code;
+    http_close(verifier->http);
     lines_close(verifier->lines);
     server_close(verifier->server);
     service_close(&verifier->service);
@@ -266,8 +269,10 @@ static int open_parts(struct verifier *verifier, struct error *err)
         verifier->signals[i].data = verifier;
         (void)uv_signal_start(&verifier->signals[i], on_signal, numbers[i]);
     }
-    code = service_open(&verifier->service, &verifier->loop, &verifier->config,
-                        !verifier->command.no_cache, on_ready, verifier, err);
+    code = http_create(&verifier->http, &verifier->loop, verifier->config.verifier.http, err);
+    code = code < 0 ? code
+                    : service_open(&verifier->service, &verifier->loop, &verifier->config,
+                                   !verifier->command.no_cache, on_ready, verifier, err);
     if (code < 0) {
         stop(verifier, EXIT_BAD_INPUT);
     }

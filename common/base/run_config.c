@@ -180,6 +180,9 @@ static const struct option rows[] = {
            "type of the published weights"),
     INT("learner.lease_s", learner.lease_s, "600", 1, 86400,
         "a leased prompt goes back to the queue after so long"),
+    STRING(
+        "learner.http", learner.http, "",
+        "address of /metrics and /healthz, like 127.0.0.1:9400; port 0: a free one; empty: none"),
 
     INT("actor.threads", actor.threads, "0", 0, 1024, "actor threads; 0: one per core"),
     INT("actor.rows", actor.rows, "64", 1, 4096, "sequences that run at once in a thread"),
@@ -189,6 +192,8 @@ static const struct option rows[] = {
         "rows of one engine call, prompt chunks included"),
     INT("actor.capacity", actor.capacity, "1024", 1, CREDITS_MAX,
         "samples that an actor takes at once"),
+    STRING("actor.http", actor.http, "",
+           "likewise, of an actor; with several on a host use port 0, the log names it"),
 
     INT("verifier.workers", verifier.workers, "0", 0, 1024,
         "sandboxes that run at once; 0: one per core"),
@@ -208,6 +213,7 @@ static const struct option rows[] = {
     BOOL("verifier.multiple_functions", verifier.multiple_functions, "false",
          "accept helpers and classes beside f"),
     STRING("verifier.forbid", verifier.forbid, "", "more forbidden modules, separated by spaces"),
+    STRING("verifier.http", verifier.http, "", "likewise, of a verifier"),
 
     INT("checkpoint.every", checkpoint.every, "50", 0, 1e9,
         "steps between checkpoints; 0: only the last"),

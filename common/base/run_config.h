@@ -110,6 +110,7 @@ struct run_config {
         int compute;
         int published;
         int64_t lease_s;
+        char http[CONFIG_STRING_MAX];
     } learner;
 
     struct {
@@ -118,6 +119,7 @@ struct run_config {
         int64_t kv_tokens;
         int64_t prefill_rows;
         int64_t capacity;
+        char http[CONFIG_STRING_MAX];
     } actor;
 
     struct {
@@ -132,6 +134,7 @@ struct run_config {
         bool allow_none;
         bool multiple_functions;
         char forbid[CONFIG_STRING_MAX];
+        char http[CONFIG_STRING_MAX];
     } verifier;
 
     struct {

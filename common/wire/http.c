@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/limits.h"
+#include "common/base/log.h"
 #include "common/base/metrics.h"
 
 #include <arpa/inet.h>
@@ -138,9 +139,20 @@ static int parse_address(struct sockaddr_storage *out, const char *address, stru
                : 0;
 }
 
+uint16_t http_port(const struct http *http)
+{
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_BIND_PORT);
+    CHECK(info != NULL);
+    return info->port;
+}
+
 int http_create(struct http **out, uv_loop_t *loop, const char *address, struct error *err)
 {
     struct sockaddr_storage where;
+    if (address[0] == '\0') {
+        *out = NULL;
+        return 0;
+    }
     int code = parse_address(&where, address, err);
     if (code < 0) {
         return code;
@@ -169,15 +181,9 @@ int http_create(struct http **out, uv_loop_t *loop, const char *address, struct 
     http->timer.data = http;
     CHECK(uv_poll_start(&http->poll, UV_READABLE, on_poll) == 0);
     arm(http);
+    log_info("http", "serving /metrics and /healthz port=%d", http_port(http));
     *out = TAKE(http);
     return 0;
-}
-
-uint16_t http_port(const struct http *http)
-{
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_BIND_PORT);
-    CHECK(info != NULL);
-    return info->port;
 }
 
 static void on_closed(uv_handle_t *handle)

@@ -14,8 +14,9 @@
 
 struct http;
 
-// http_create listens at `address`: "127.0.0.1:9400", or "[::1]:9400"; port 0 takes a free one. An
-// address that is malformed is -EINVAL, one that is taken -EADDRINUSE; both are named.
+// http_create listens at `address`: "127.0.0.1:9400", or "[::1]:9400"; port 0 takes a free one,
+// which the log names. With an empty address there is no server and *out is NULL. An address that
+// is malformed is -EINVAL, one that is taken -EADDRINUSE; both are named.
 int http_create(struct http **out, uv_loop_t *loop, const char *address, struct error *err);
 
 // http_port is the port that it listens at.
