@@ -132,24 +132,6 @@ char *examples_source(const struct examples *examples)
     return generator_source(examples->programs, examples->single_count + examples->induction_count);
 }
 
-// pairs_of lists the first `wanted` inputs with a result; it fails when there are fewer or all
-// results are the same, since such a task says nothing about its program.
-static bool pairs_of(const struct generated *g, int wanted, const char **inputs,
-                     const char **outputs)
-{
-    int found = 0;
-    bool varied = false;
-    for (int k = 0; k < g->input_count && found < wanted; k++) {
-        if (g->outputs[k][0] != '\0') {
-            inputs[found] = g->inputs[k];
-            outputs[found] = g->outputs[k];
-            varied = varied || strcmp(outputs[0], outputs[found]) != 0;
-            found++;
-        }
-    }
-    return found == wanted && varied;
-}
-
 static void sort_out(struct examples *e)
 {
     const char *inputs[PAIRS_MAX], *outputs[PAIRS_MAX];
@@ -159,7 +141,7 @@ static void sort_out(struct examples *e)
         }
     }
     for (int i = e->single_count; i < e->single_count + e->induction_count; i++) {
-        if (pairs_of(&e->programs[i], PAIRS_MAX, inputs, outputs)) {
+        if (generated_pairs(&e->programs[i], PAIRS_MAX, inputs, outputs)) {
             e->inductions[e->inductions_good++] = i;
         }
     }
@@ -259,7 +241,7 @@ static char *render_induction(struct examples *e, int form, char **response, str
     const struct generated *g = next_of(e, e->inductions, e->inductions_good, &e->induction_next);
     struct shown_task shown;
     int pairs = PAIRS_MIN + (int)rng_below(&e->rng, PAIRS_MAX - PAIRS_MIN + 1);
-    CHECK(pairs_of(g, PAIRS_MAX, shown.inputs, shown.outputs)); // sort_out has seen to it
+    CHECK(generated_pairs(g, PAIRS_MAX, shown.inputs, shown.outputs)); // sort_out has seen to it
     shown.task = (struct prompt_task){
         .program = g->program, .inputs = shown.inputs, .outputs = shown.outputs, .pairs = pairs};
     enum role role = form < FORMS_PROPOSE ? ROLE_SOLVE : ROLE_PROPOSE;

@@ -455,3 +455,19 @@ int generator_results(struct generated *programs, int count, const char *repr, s
     }
     return rest == NULL ? 0 : error_set(err, -EINVAL, "generator: more results than programs");
 }
+
+bool generated_pairs(const struct generated *g, int wanted, const char **inputs,
+                     const char **outputs)
+{
+    int found = 0;
+    bool varied = false;
+    for (int k = 0; k < g->input_count && found < wanted; k++) {
+        if (g->outputs[k][0] != '\0') {
+            inputs[found] = g->inputs[k];
+            outputs[found] = g->outputs[k];
+            varied = varied || strcmp(outputs[0], outputs[found]) != 0;
+            found++;
+        }
+    }
+    return found == wanted && varied;
+}

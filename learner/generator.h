@@ -43,6 +43,12 @@ struct generated {
 void generate(struct generated *out, struct rng *rng, const double lengths[GENERATED_LENGTHS],
               int inputs, bool held_out);
 
+// generated_pairs lists the first `wanted` inputs that have a result, with it. It fails when there
+// are fewer or all results are the same, since such a task says nothing about its program. The
+// strings are borrowed.
+bool generated_pairs(const struct generated *g, int wanted, const char **inputs,
+                     const char **outputs);
+
 // generator_held_out tells whether a program (text as the grammar writes it) belongs to the
 // sixteenth that no training may see.
 bool generator_held_out(const char *program);

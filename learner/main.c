@@ -1,6 +1,7 @@
 // kelvin-learner: rank 0 of a run: options, the run, the loop.
 #include "common/base/log.h"
 #include "common/wire/http.h"
+#include "learner/evaluate.h"
 #include "learner/exit.h"
 #include "learner/fork.h"
 #include "learner/pretrain.h"
@@ -25,12 +26,15 @@ static void print_help(void)
         "Usage: kelvin-learner [--pretrain] --config FILE [key=value ...]\n"
         "       kelvin-learner [--pretrain] --resume RUN [key=value ...]\n"
         "       kelvin-learner --fork RUN@STEP run_dir=FOLDER [key=value ...]\n"
-        "       kelvin-learner --rank R --config FILE run_dir=FOLDER [key=value ...]\n\n"
+        "       kelvin-learner --rank R --config FILE run_dir=FOLDER [key=value ...]\n"
+        "       kelvin-learner --eval --config FILE [key=value ...]\n\n"
         "Runs the learner of a self-play run: waits for actors and verifiers at `endpoint`, gives\n"
         "them work, trains, and publishes weights at `weights_endpoint`. Writes a line of JSON "
         "per\n"
         "step to standard output and into the run folder. With --pretrain it makes a small model\n"
-        "from generated programs instead (kelvin pretrain --help); only verifiers are needed.\n\n"
+        "from generated programs instead (kelvin pretrain --help); only verifiers are needed. "
+        "With\n"
+        "--eval it plays held-out tasks with a model and writes eval.json (kelvin eval --help).\n\n"
         "--resume goes on at the newest checkpoint of a run folder. --fork makes a new run folder\n"
         "of a checkpoint, with the tasks of that time, and goes on there.\n\n"
         "With learner.ranks=N a step is shared by N processes of one host. Rank 0 starts the "
@@ -86,20 +90,30 @@ static int read_command(struct run_config *config, bool *resume, int argc, char 
     return error_set(err, -EINVAL, "%s is no option; see --help", argv[1]);
 }
 
-// Takes "--rank R" off the front of the words. *rank: -1 when it is not there.
-static int read_rank(long *rank, int *argc, char ***argv, struct error *err)
+// What the first words ask for.
+struct command {
+    bool pretrain, eval;
+    long rank; // -1: not given
+};
+
+// Takes --pretrain, --eval and --rank R off the front of the words.
+static int read_mode(struct command *command, int *argc, char ***argv, struct error *err)
 {
-    *rank = -1;
-    if (*argc < 3 || strcmp((*argv)[1], "--rank") != 0) {
-        return 0;
+    *command = (struct command){.rank = -1};
+    const char *word = *argc > 1 ? (*argv)[1] : "";
+    command->pretrain = strcmp(word, "--pretrain") == 0;
+    command->eval = strcmp(word, "--eval") == 0;
+    int taken = command->pretrain || command->eval;
+    if (*argc > 2 && strcmp(word, "--rank") == 0) {
+        char *end = NULL;
+        command->rank = strtol((*argv)[2], &end, 10);
+        if (*end != '\0' || command->rank < 0 || command->rank >= RANKS_MAX) {
+            return error_set(err, -EINVAL, "--rank is a number from 0 to %d", RANKS_MAX - 1);
+        }
+        taken = 2;
     }
-    char *end = NULL;
-    *rank = strtol((*argv)[2], &end, 10);
-    if (*end != '\0' || *rank < 0 || *rank >= RANKS_MAX) {
-        return error_set(err, -EINVAL, "--rank is a number from 0 to %d", RANKS_MAX - 1);
-    }
-    *argc -= 2;
-    *argv += 2;
+    *argc -= taken;
+    *argv += taken;
     return 0;
 }
 
@@ -127,35 +141,18 @@ static void on_stop(void *context, int signal_number)
     }
 }
 
-int main(int argc, char **argv)
+static int play(const struct run_config *config, bool resume)
 {
     static struct learner learner;
-    static struct run_config config;
     struct error err = {0};
-    bool resume = false;
-    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
-        print_help();
-        return 0;
-    }
     // Slurm warns with SIGUSR1 and later sends SIGTERM: the warning does not count as the first.
     const struct loop_events loop_events = {
         .context = &learner, .on_stop = on_stop, .on_warning = on_stop};
     const struct run_events events = {.context = &learner, .line = on_line, .ended = on_ended};
-    bool pretrain = argc > 1 && strcmp(argv[1], "--pretrain") == 0;
-    long rank = -1;
-    int code = read_rank(&rank, &argc, &argv, &err);
-    code = code < 0 ? code : read_command(&config, &resume, argc - pretrain, argv + pretrain, &err);
-    if (code == 0 && pretrain) {
-        return pretrain_run(&config, resume);
-    }
-    if (code == 0 && rank > 0) {
-        return rank_run(&config, (int32_t)rank);
-    }
-    config.learner.start_ranks = config.learner.start_ranks && rank < 0;
-    code = code < 0 ? code : loop_create(&learner.loop, &loop_events, &err);
+    int code = loop_create(&learner.loop, &loop_events, &err);
     code = code < 0 ? code
-                    : http_create(&learner.http, loop_uv(learner.loop), config.learner.http, &err);
-    code = code < 0 ? code : run_open(&learner.run, learner.loop, &config, resume, &events, &err);
+                    : http_create(&learner.http, loop_uv(learner.loop), config->learner.http, &err);
+    code = code < 0 ? code : run_open(&learner.run, learner.loop, config, resume, &events, &err);
     if (code < 0) {
         log_error("learner", "%s", err.text);
         learner.exit_code = EXIT_BAD_INPUT;
@@ -172,4 +169,33 @@ int main(int argc, char **argv)
         loop_destroy(learner.loop);
     }
     return learner.exit_code;
+}
+
+int main(int argc, char **argv)
+{
+    static struct run_config config;
+    struct error err = {0};
+    struct command command;
+    bool resume = false;
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        print_help();
+        return 0;
+    }
+    int code = read_mode(&command, &argc, &argv, &err);
+    code = code < 0 ? code : read_command(&config, &resume, argc, argv, &err);
+    if (code < 0) {
+        log_error("learner", "%s", err.text);
+        return EXIT_BAD_INPUT;
+    }
+    if (command.pretrain) {
+        return pretrain_run(&config, resume);
+    }
+    if (command.eval) {
+        return evaluate_run(&config);
+    }
+    if (command.rank > 0) {
+        return rank_run(&config, (int32_t)command.rank);
+    }
+    config.learner.start_ranks = config.learner.start_ranks && command.rank < 0;
+    return play(&config, resume);
 }

@@ -187,6 +187,7 @@ void player_solve(struct player *player, struct group *group)
     prompt.task = group->task;
     prompt.samples = (uint32_t)group->answer_count;
     prompt.seed = group->answer_seed;
+    prompt.scratchpad = player->scratchpad;
     ask(player, group, &prompt, on_answer);
 }
 

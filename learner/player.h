@@ -20,6 +20,7 @@ struct player {
     const struct run_config *config; // borrowed
     char style[CONFIG_STRING_MAX];   // of the config, where a message may point
     int32_t vocab;                   // ids of a sane rollout are below it
+    bool scratchpad;                 // solvers are made to begin with the thinking part
     bool strip;                      // proposals are stripped of comments and globals (seeds)
     void *context;
     // validated: a proposal's validity is known (group->valid, group->task). Returns whether to

@@ -9,6 +9,8 @@
 #include "common/text/compact_vocab.h"
 #include "common/wire/loop.h"
 #include "learner/checkpoint.h"
+#include "learner/drain.h"
+#include "learner/engine.h"
 #include "learner/examples.h"
 #include "learner/exit.h"
 #include "learner/hub.h"
@@ -26,8 +28,6 @@ enum {
     AHEAD = 4, // batches whose programs run while one is trained
     PATH_BYTES = 4096,
     RUN_TIMEOUT_MS = 20000, // for all programs of a batch
-    DRAIN_MS = 5000,
-    DRAIN_TURN_MS = 50,
 };
 
 // struct slot is one batch on its way: asked for, then rendered.
@@ -48,20 +48,18 @@ struct pretrain {
     struct stepper *stepper;
     struct step_job job;
     struct slot slots[AHEAD];
-    struct loop_timer *drain_timer;
-    uint64_t drain_since_ms;
+    struct drain *drain;
     FILE *metrics;
     char model_dir[PATH_BYTES];
     int64_t asked, done, saved; // steps
     uint64_t step_ns;           // when the last step ended
     int stop_signal;
-    bool ending;
     int exit_code;
 };
 
 // --- the end ---
 
-static void on_drain_turn(void *context)
+static void close_parts(void *context)
 {
     struct pretrain *run = context;
     if (hub_stats(run->hub, KELVIN__WORKER_KIND__VERIFIER).workers == 0 ||
@@ -71,16 +69,17 @@ static void on_drain_turn(void *context)
         loop_timer_close(run->drain_timer);
         loop_stop(run->loop);
     }
+    drain_close(run->drain);
+    engine_close(run->engine);
+    hub_close(run->hub);
+    loop_stop(run->loop);
 }
 
 static void end(struct pretrain *run, int exit_code, const char *reason)
 {
-    if (!run->ending) {
-        run->ending = true;
+    if (!drain_begun(run->drain)) {
         run->exit_code = exit_code;
-        run->drain_since_ms = clock_ms();
-        hub_drain(run->hub, reason);
-        loop_timer_start(run->drain_timer, 0, DRAIN_TURN_MS);
+        drain_begin(run->drain, reason);
     }
 }
 
@@ -188,7 +187,7 @@ static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdi
     struct error err = {0};
     struct slot *slot = slot_of(run, (int64_t)tag);
     CHECK(slot->step == (int64_t)tag && !slot->rendered);
-    if (run->ending) {
+    if (drain_begun(run->drain)) {
         return;
     }
     int code = 0;
@@ -300,6 +299,7 @@ static void on_stop(void *context, int signal_number)
     struct pretrain *run = context;
     run->stop_signal = signal_number;
     if (!run->ending && (run->stepper == NULL || !stepper_busy(run->stepper))) {
+    if (!drain_begun(run->drain) && !engine_busy(run->engine)) {
         stop_now(run);
     }
 }
@@ -404,6 +404,10 @@ static int open_wire(struct pretrain *run, struct error *err)
     return code < 0 ? code
                     : stepper_create(&run->stepper, loop, run->trainer, run->config, on_trained,
                                      run, err);
+    code = code < 0 ? code : drain_create(&run->drain, loop, run->hub, close_parts, run, err);
+    return code < 0
+               ? code
+               : engine_create(&run->engine, loop, run->trainer, run->config, on_trained, run, err);
 }
 
 static int open_tokenizer(struct pretrain *run, struct error *err)
@@ -464,7 +468,7 @@ int pretrain_run(struct run_config *config, bool resume)
     }
     if (run.loop != NULL) {
         if (code < 0) {
-            loop_stop(run.loop);
+            close_parts(&run);
         }
         loop_run(run.loop);
     }

@@ -10,6 +10,8 @@
 #include "common/text/tokenizer.h"
 #include "learner/checkpoint.h"
 #include "learner/dispatch.h"
+#include "learner/drain.h"
+#include "learner/engine.h"
 #include "learner/exit.h"
 #include "learner/publish.h"
 #include "learner/rank.h"
@@ -32,8 +34,6 @@
 
 enum {
     PATH_BYTES = 4096,
-    DRAIN_MS = 5000, // workers have so long to say goodbye
-    DRAIN_TURN_MS = 50,
 };
 
 enum wanted_end { WANT_NOTHING, WANT_DONE, WANT_STOP };
@@ -60,6 +60,7 @@ struct run {
     struct watch *watch;
     struct loop_timer *drain_timer;
     uint64_t drain_since_ms;
+    struct drain *drain;
     FILE *metrics;
     int lock;               // of the run folder
     bool made;              // the run folder was not there
@@ -70,7 +71,7 @@ struct run {
     bool between;           // step `done` has ended, the next one has not begun
     uint64_t step_ns;       // when the last step ended
     enum wanted_end wanted;
-    bool ending, closed;
+    bool closed;
     int exit_code;
 };
 
@@ -101,7 +102,7 @@ static void close_parts(struct run *run)
     hub_close(run->hub);
     dispatch_destroy(run->dispatch);
     publish_close(run->publish);
-    loop_timer_close(run->drain_timer);
+    drain_close(run->drain);
     rollouts_close(run->rollouts);
     tasks_close(run->tasks);
     if (run->metrics != NULL) {
@@ -112,28 +113,20 @@ static void close_parts(struct run *run)
     }
 }
 
-static void on_drain_turn(void *context)
+static void on_drained(void *context)
 {
     struct run *run = context;
-    int32_t workers = hub_stats(run->hub, KELVIN__WORKER_KIND__ACTOR).workers +
-                      hub_stats(run->hub, KELVIN__WORKER_KIND__VERIFIER).workers;
-    if (workers == 0 || clock_ms() - run->drain_since_ms > DRAIN_MS) {
-        close_parts(run);
-        run->events.ended(run->events.context, run->exit_code);
-    }
+    close_parts(run);
+    run->events.ended(run->events.context, run->exit_code);
 }
 
 // end tells the workers to go and closes everything when they have.
 static void end(struct run *run, int exit_code, const char *reason)
 {
-    if (run->ending) {
-        return;
+    if (!drain_begun(run->drain)) {
+        run->exit_code = exit_code;
+        drain_begin(run->drain, reason);
     }
-    run->ending = true;
-    run->exit_code = exit_code;
-    run->drain_since_ms = clock_ms();
-    hub_drain(run->hub, reason);
-    loop_timer_start(run->drain_timer, 0, DRAIN_TURN_MS);
 }
 
 static void fail(struct run *run, const struct error *err)
@@ -169,6 +162,7 @@ static void save(struct run *run)
 static void wind_up(struct run *run)
 {
     if (run->wanted == WANT_NOTHING || run->ending || stepper_busy(run->stepper) ||
+    if (run->wanted == WANT_NOTHING || drain_begun(run->drain) || engine_busy(run->engine) ||
         saver_busy(run->saver)) {
         return;
     }
@@ -291,9 +285,9 @@ static void on_trained(void *context, struct step_job *job)
         log_warn("learner", "the gradient was not finite: nothing was changed step=%lld",
                  (long long)job->step);
     }
-    int code = run->ending ? 0 : finish_step(run, job, &err);
+    int code = drain_begun(run->drain) ? 0 : finish_step(run, job, &err);
     job_destroy(TAKE(run->job));
-    if (run->ending) {
+    if (drain_begun(run->drain)) {
         return; // it failed while this step was trained
     }
     if (code < 0) {
@@ -319,7 +313,7 @@ static void on_batch(void *context, int64_t step, struct group **groups, int32_t
                      dispatch_trains_proposer(&run->config, step), (uint64_t)step,
                      trainer_model(run->trainer)->numerics, &err) < 0) {
         fail(run, &err);
-    } else if (!run->ending && run->wanted == WANT_NOTHING) {
+    } else if (!drain_begun(run->drain) && run->wanted == WANT_NOTHING) {
         job->sequences = job->batch->sequences;
         job->count = job->batch->count;
         stepper_run(run->stepper, job);
@@ -585,7 +579,7 @@ static int open_wire(struct run *run, struct error *err)
         code = publish_create(&run->publish, loop, loop_zmq(run->loop), &publish, err);
     }
     if (code == 0) {
-        code = loop_timer_create(&run->drain_timer, loop, on_drain_turn, run, err);
+        code = drain_create(&run->drain, loop, run->hub, on_drained, run, err);
     }
     if (code == 0) {
         code = watch_open(&run->watch, loop, run->hub, err);

@@ -18,6 +18,9 @@ enum {
     // Tokenizers.
     VOCAB_MAX = 1 << 20,  // ids of one tokenizer; the largest in use have 262,144
     MERGES_MAX = 1 << 21, // merges of one tokenizer
+    // Evaluation.
+    EVAL_TASKS_MAX = 10000, // held-out tasks of one type
+
     // Verifier.
     VERIFY_TIMEOUT_MS_MAX = 600000,    // wall time of one run
     VERIFY_IMAGES_MAX = 8,             // interpreters that must agree
@@ -67,6 +70,8 @@ enum {
     WEIGHTS_FILES_MAX = 16,        // config.json, tokenizer.json, ...: travel with the weights
     HTTP_CONNECTIONS_MAX = 64,     // to one daemon's /metrics at once
     HTTP_IDLE_S = 10,              // a connection without a whole request is closed after so long
+    DRAIN_MS = 5000,               // a learner that ends waits for its workers so long
+    DRAIN_TURN_MS = 50,            // and looks so often whether they have gone
     LEAVE_MS = 10000,              // a worker that leaves waits for its acknowledgements so long
 
     // Files that are read whole.

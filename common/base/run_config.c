@@ -244,6 +244,11 @@ static const struct option rows[] = {
          "share of deduction and abduction answers that show their work"),
     REAL("pretrain.scratchpad_late", pretrain.scratchpad_late, "0.25", 0, 1,
          "the same in the last steps"),
+
+    INT("eval.tasks", eval.tasks, "200", 2, EVAL_TASKS_MAX,
+        "held-out tasks a type that `kelvin eval` plays"),
+    INT("eval.samples", eval.samples, "8", 1, SAMPLES_MAX,
+        "answers a task where it samples; a greedy answer comes once"),
 };
 // clang-format on
 

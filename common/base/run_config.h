@@ -152,6 +152,11 @@ struct run_config {
         double easy, late;
         double scratchpad, scratchpad_late;
     } pretrain;
+
+    struct {
+        int64_t tasks;
+        int64_t samples;
+    } eval;
 };
 
 // run_options is the table of struct run_config.

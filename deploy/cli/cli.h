@@ -25,6 +25,7 @@ int cli_sibling(char *out, size_t size, const char *program, struct error *err);
 int command_bench(int argc, char **argv);
 int command_import(int argc, char **argv);
 int command_export(int argc, char **argv);
+int command_eval(int argc, char **argv);
 int command_logprobs(int argc, char **argv);
 int command_plan(int argc, char **argv);
 int command_replay(int argc, char **argv);

@@ -13,6 +13,7 @@ struct command {
 static const struct command commands[] = {
     {"train", command_train, "self-play on this machine: a learner, actors and verifiers"},
     {"import", command_import, "a GGUF file into a model folder"},
+    {"eval", command_eval, "what a model can do, on held-out programs"},
     {"pretrain", command_pretrain, "a small model from generated programs, for self-play"},
     {"plan", command_plan, "memory, tokens and seconds of a run before it starts"},
     {"tasks", command_tasks, "what a run proposed and solved: list, filter, show"},

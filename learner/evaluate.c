@@ -1,0 +1,516 @@
+#include "learner/evaluate.h"
+
+#include "common/base/check.h"
+#include "common/base/cleanup.h"
+#include "common/base/clock.h"
+#include "common/base/file.h"
+#include "common/base/json.h"
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/base/run_check.h"
+#include "common/model/safetensors.h"
+#include "common/text/prompt.h"
+#include "common/wire/loop.h"
+#include "learner/drain.h"
+#include "learner/exit.h"
+#include "learner/player.h"
+#include "learner/publish.h"
+#include "learner/suite.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { PATH_BYTES = 4096, RUN_TIMEOUT_MS = 20000, LINE_MS = 500, EVAL_KINDS = 3 };
+
+enum pass_name { PASS_SAMPLED, PASS_GREEDY, PASS_FORCED, PASSES };
+enum guesser { GUESS_CONSTANT, GUESS_ECHO, GUESSERS };
+static const char *const pass_names[PASSES] = {"sampled", "greedy", "forced"};
+static const char *const guesser_names[GUESSERS] = {"constant", "echo"};
+
+// struct tally is what is known of one kind of task in one pass.
+struct tally {
+    int32_t tasks, dropped;
+    double sum, squares; // of the tasks' scores
+    int32_t answers, formatted, scratchpads;
+    int32_t length_tasks[GENERATED_LENGTHS];
+    double length_sums[GENERATED_LENGTHS];
+};
+
+struct evaluate;
+
+struct pass {
+    struct evaluate *owner;
+    struct run_config config; // the run's, with this pass's temperature
+    struct player player;
+    int32_t samples;
+    struct tally tallies[EVAL_KINDS];
+};
+
+struct evaluate {
+    const struct run_config *config;
+    struct shape shape;
+    struct params params;
+    float *weights;
+    struct loop *loop;
+    struct hub *hub;
+    struct publish *publish;
+    struct drain *drain;
+    struct suite *suite;
+    struct replay *replay; // owns the groups
+    struct pass passes[PASSES];
+    struct tally guesses[GUESSERS][EVAL_KINDS];
+    int32_t chunks_open; // sources that have not run
+    int64_t open, done;  // groups and guesses
+    uint64_t line_ms;
+    int exit_code;
+};
+
+static int64_t groups_max(const struct run_config *config)
+{
+    return config->eval.tasks * (2 * EVAL_KINDS + 2 + (int64_t)GUESSERS * EVAL_KINDS);
+}
+
+// --- the end ---
+
+static void close_parts(void *context)
+{
+    struct evaluate *run = context;
+    drain_close(run->drain);
+    hub_close(run->hub);
+    publish_close(run->publish);
+    loop_stop(run->loop);
+}
+
+static void end(struct evaluate *run, int exit_code, const char *reason)
+{
+    if (!drain_begun(run->drain)) {
+        run->exit_code = exit_code;
+        drain_begin(run->drain, reason);
+    }
+}
+
+static void fail(struct evaluate *run, const struct error *err)
+{
+    log_error("eval", "%s", err->text);
+    end(run, EXIT_FAULT, "the evaluation failed");
+}
+
+static void on_stop(void *context, int signal_number)
+{
+    struct evaluate *run = context;
+    log_error("eval", "stopped by signal %d before the end", signal_number);
+    end(run, EXIT_FAULT, "the evaluation was stopped");
+}
+
+// --- the result ---
+
+static json_t *tally_json(const struct tally *tally)
+{
+    double n = tally->tasks > 0 ? tally->tasks : 1;
+    double mean = tally->sum / n;
+    double variance = tally->squares / n - mean * mean;
+    double answers = tally->answers > 0 ? tally->answers : 1;
+    json_t *lengths = json_array();
+    for (int i = 0; i < GENERATED_LENGTHS; i++) {
+        double accuracy = tally->length_tasks[i] > 0
+                              ? tally->length_sums[i] / (double)tally->length_tasks[i]
+                              : 0.0;
+        (void)json_array_append_new(lengths,
+                                    json_pack("{s:i,s:i,s:f}", "assignments", i + 1, "tasks",
+                                              (int)tally->length_tasks[i], "accuracy", accuracy));
+    }
+    return json_pack("{s:f,s:f,s:i,s:i,s:f,s:f,s:o}", "accuracy", mean, "stderr",
+                     sqrt((variance > 0.0 ? variance : 0.0) / n), "tasks", (int)tally->tasks,
+                     "dropped", (int)tally->dropped, "formatted", tally->formatted / answers,
+                     "scratchpad", tally->scratchpads / answers, "by_length", lengths);
+}
+
+static void put_tallies(json_t *object, const char *name, const struct tally *tallies)
+{
+    json_t *kinds = json_object();
+    for (int kind = 0; kind < EVAL_KINDS; kind++) {
+        if (tallies[kind].tasks + tallies[kind].dropped > 0) {
+            (void)json_object_set_new(kinds, task_kind_name((enum task_kind)kind),
+                                      tally_json(&tallies[kind]));
+        }
+    }
+    (void)json_object_set_new(object, name, kinds);
+}
+
+static int write_result(const struct evaluate *run, struct error *err)
+{
+    CLEANUP(json_decrefp)
+    json_t *result =
+        json_pack("{s:s,s:I,s:I,s:f}", "model", run->config->model, "seed",
+                  (json_int_t)run->config->seed, "samples", (json_int_t)run->config->eval.samples,
+                  "temperature", run->config->rollout.temperature);
+    CHECK(result != NULL);
+    for (int pass = 0; pass < PASSES; pass++) {
+        put_tallies(result, pass_names[pass], run->passes[pass].tallies);
+    }
+    for (int guesser = 0; guesser < GUESSERS; guesser++) {
+        put_tallies(result, guesser_names[guesser], run->guesses[guesser]);
+    }
+    CLEANUP(freep) char *text = json_dumps(result, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    char path[PATH_BYTES];
+    CHECK(text != NULL);
+    int code = file_join(path, sizeof(path), run->config->run_dir, "eval.json", err);
+    return code < 0 ? code : file_write(path, text, strlen(text), err);
+}
+
+static void one_done(struct evaluate *run)
+{
+    struct error err = {0};
+    run->done++;
+    run->open--;
+    uint64_t now = clock_ms();
+    if (now - run->line_ms >= LINE_MS || run->open == 0) {
+        run->line_ms = now;
+        (void)printf("{\"step\": %lld}\n", (long long)run->done);
+        (void)fflush(stdout);
+    }
+    if (run->open > 0) {
+        return;
+    }
+    if (write_result(run, &err) < 0) {
+        fail(run, &err);
+    } else {
+        end(run, 0, "the evaluation is done");
+    }
+}
+
+// --- playing ---
+
+static void tally_add(struct tally *tally, double score, int length)
+{
+    tally->tasks++;
+    tally->sum += score;
+    tally->squares += score * score;
+    tally->length_tasks[length - 1]++;
+    tally->length_sums[length - 1] += score;
+}
+
+static void on_closed(void *context, struct group *group)
+{
+    struct pass *pass = context;
+    struct evaluate *run = pass->owner;
+    struct tally *tally = &pass->tallies[group->kind];
+    if (group->state == GROUP_FINISHED) {
+        tally_add(tally, group->accuracy, suite_length(run->suite, group->kind, group->slot));
+        for (int32_t i = 0; i < group->answer_count; i++) {
+            const Kelvin__Verdict *verdict = group->answers[i].verdict;
+            tally->answers++;
+            tally->formatted += verdict != NULL && verdict->formatted;
+            tally->scratchpads += verdict != NULL && verdict->scratchpad;
+        }
+    } else {
+        tally->dropped++;
+    }
+    one_done(run);
+}
+
+static bool on_validated(void *context, struct group *group)
+{
+    (void)context;
+    (void)group;
+    return false; // nothing is proposed
+}
+
+static void on_failed(void *context, const struct error *err)
+{
+    const struct pass *pass = context;
+    fail(pass->owner, err);
+}
+
+static void pass_init(struct evaluate *run, enum pass_name name)
+{
+    struct pass *pass = &run->passes[name];
+    *pass = (struct pass){.owner = run, .config = *run->config};
+    pass->samples = name == PASS_GREEDY ? 1 : (int32_t)run->config->eval.samples;
+    pass->config.rollout.temperature = name == PASS_GREEDY ? 0.0 : run->config->rollout.temperature;
+    player_init(&pass->player, run->hub, NULL, &pass->config, run->shape.V);
+    pass->player.scratchpad = name == PASS_FORCED;
+    pass->player.context = pass;
+    pass->player.validated = on_validated;
+    pass->player.closed = on_closed;
+    pass->player.failed = on_failed;
+}
+
+static void play(struct evaluate *run, struct pass *pass, enum task_kind kind, int32_t index)
+{
+    struct group *group = replay_open(run->replay, 1, kind, ROLE_SOLVE, index);
+    group->task = suite_task(run->suite, kind, index);
+    group_expect(group, pass->samples);
+    run->open++;
+    player_solve(&pass->player, group);
+}
+
+// struct guess is one answer of a guesser on its way.
+struct guess {
+    struct evaluate *run;
+    struct tally *tally;
+    int length;
+};
+
+static void on_guess(void *context, uint64_t tag, const Kelvin__Verdict *verdict)
+{
+    (void)tag;
+    CLEANUP(freep) struct guess *guess = context;
+    if (verdict->outcome == KELVIN__OUTCOME__INFRASTRUCTURE) {
+        guess->tally->dropped++;
+    } else {
+        tally_add(guess->tally, (double)verdict->score, guess->length);
+    }
+    one_done(guess->run);
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+// commonest is the most frequent text among the gold outputs (deduction) or inputs (abduction) of
+// the suite; the caller frees it.
+static char *commonest(const struct evaluate *run, enum task_kind kind)
+{
+    int32_t count = suite_count(run->suite, kind);
+    char **texts = calloc((size_t)count + 1, sizeof(char *));
+    CHECK(texts != NULL);
+    for (int32_t i = 0; i < count; i++) {
+        Kelvin__Task *task = suite_task(run->suite, kind, i);
+        texts[i] = strdup(kind == KIND_DEDUCTION ? task->outputs[0] : task->inputs[0]);
+        CHECK(texts[i] != NULL);
+        kelvin__task__free_unpacked(task, NULL);
+    }
+    qsort(texts, (size_t)count, sizeof(char *), compare_texts);
+    int32_t best = 0, best_votes = 0, votes = 0;
+    for (int32_t i = 0; i < count; i++) {
+        votes = i > 0 && strcmp(texts[i], texts[i - 1]) == 0 ? votes + 1 : 1;
+        best = votes > best_votes ? i : best;
+        best_votes = votes > best_votes ? votes : best_votes;
+    }
+    char *text = count > 0 ? strdup(texts[best]) : NULL;
+    for (int32_t i = 0; i < count; i++) {
+        free(texts[i]);
+    }
+    free(texts);
+    return text;
+}
+
+// guess_text writes what a guesser answers; `common` is the commonest text of the kind.
+static void guess_text(char *out, size_t size, enum guesser guesser, const Kelvin__Task *task,
+                       const char *common)
+{
+    bool echo = guesser == GUESS_ECHO;
+    switch ((enum task_kind)task->kind) {
+    case KIND_DEDUCTION:
+        (void)snprintf(out, size, "%s", echo ? task->inputs[0] : common);
+        break;
+    case KIND_ABDUCTION:
+        (void)snprintf(out, size, "%s", echo ? task->outputs[0] : common);
+        break;
+    default:
+        (void)snprintf(out, size, "def f(a,b=0):\n return %s", echo ? "a" : task->outputs[0]);
+    }
+}
+
+static int guess(struct evaluate *run, enum guesser guesser, enum task_kind kind, int32_t index,
+                 const char *common)
+{
+    char text[GENERATED_TEXT_MAX];
+    Kelvin__Task *task = suite_task(run->suite, kind, index);
+    guess_text(text, sizeof(text), guesser, task, common);
+    size_t shown = kind == KIND_INDUCTION ? (size_t)prompt_shown((int)task->n_inputs) : 0;
+    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
+    request.check = KELVIN__CHECK__JUDGE;
+    request.kind = (Kelvin__TaskKind)kind;
+    request.answer = text;
+    if (kind != KIND_INDUCTION) {
+        request.program = task->program;
+    }
+    request.n_inputs = task->n_inputs - shown;
+    request.inputs = task->inputs + shown;
+    request.n_outputs = task->n_outputs - shown;
+    request.outputs = task->outputs + shown;
+    request.timeout_ms = (uint32_t)run->config->verifier.timeout_ms;
+    struct guess *context = calloc(1, sizeof(*context));
+    CHECK(context != NULL);
+    *context = (struct guess){.run = run,
+                              .tally = &run->guesses[guesser][kind],
+                              .length = suite_length(run->suite, kind, index)};
+    run->open++;
+    int code = hub_verify(run->hub, &request, on_guess, context, 0);
+    kelvin__task__free_unpacked(task, NULL);
+    return code;
+}
+
+// play_all starts everything: the hub was made with room for it.
+static void play_all(struct evaluate *run)
+{
+    for (int k = 0; k < EVAL_KINDS; k++) {
+        enum task_kind kind = (enum task_kind)k;
+        int32_t count = suite_count(run->suite, kind);
+        CLEANUP(freep) char *common = kind == KIND_INDUCTION ? NULL : commonest(run, kind);
+        for (int32_t i = 0; i < count; i++) {
+            play(run, &run->passes[PASS_SAMPLED], kind, i);
+            play(run, &run->passes[PASS_GREEDY], kind, i);
+            if (kind != KIND_INDUCTION) {
+                play(run, &run->passes[PASS_FORCED], kind, i);
+            }
+            for (int guesser = 0; guesser < GUESSERS; guesser++) {
+                CHECK(guess(run, (enum guesser)guesser, kind, i, common) == 0);
+            }
+        }
+    }
+}
+
+// --- the suite ---
+
+static void on_source(void *context, uint64_t chunk, const Kelvin__Verdict *verdict)
+{
+    struct evaluate *run = context;
+    struct error err = {0};
+    if (drain_begun(run->drain)) {
+        return;
+    }
+    int code = 0;
+    if (verdict->outcome != KELVIN__OUTCOME__OK || verdict->n_outputs != 1) {
+        code = error_set(&err, -EIO, "the held-out programs did not run: %s %s", verdict->exception,
+                         verdict->detail);
+    }
+    code = code < 0 ? code : suite_results(run->suite, (int32_t)chunk, verdict->outputs[0], &err);
+    if (code < 0) {
+        fail(run, &err);
+    } else if (--run->chunks_open == 0) {
+        play_all(run);
+    }
+}
+
+static int ask_for_suite(struct evaluate *run, struct error *err)
+{
+    char zero[] = "0";
+    char *inputs[] = {zero};
+    run->chunks_open = suite_chunks(run->suite);
+    int code = 0;
+    for (int32_t chunk = 0; code == 0 && chunk < suite_chunks(run->suite); chunk++) {
+        CLEANUP(freep) char *source = suite_source(run->suite, chunk);
+        Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
+        request.check = KELVIN__CHECK__RUN;
+        request.program = source;
+        request.inputs = inputs;
+        request.n_inputs = 1;
+        request.timeout_ms = RUN_TIMEOUT_MS;
+        code = hub_verify(run->hub, &request, on_source, run, (uint64_t)chunk);
+    }
+    return code < 0 ? error_set(err, code, "the verifiers take no request") : 0;
+}
+
+// --- the start ---
+
+static int check_config(const struct run_config *config, struct error *err)
+{
+    if (config->run_dir[0] == '\0') {
+        return error_set(err, -EINVAL, "run_dir is empty: set run_dir=FOLDER");
+    }
+    if (config->model[0] == '\0') {
+        return error_set(err, -EINVAL, "no model: set model=FOLDER");
+    }
+    if (strcmp(config->azr.style, "compact") != 0) {
+        return error_set(err, -EINVAL,
+                         "azr.style is %s: the held-out suite is for models of the style compact",
+                         config->azr.style);
+    }
+    if (config->azr.inputs > GENERATED_INPUTS_MAX) {
+        return error_set(err, -EINVAL, "azr.inputs is %lld: the held-out suite has at most %d",
+                         (long long)config->azr.inputs, GENERATED_INPUTS_MAX);
+    }
+    return run_config_check(config, err);
+}
+
+static int load_model(struct evaluate *run, struct error *err)
+{
+    const char *dir = run->config->model;
+    int code = shape_read(&run->shape, dir, err);
+    code = code < 0 ? code : params_init(&run->params, &run->shape, err);
+    if (code < 0) {
+        return code;
+    }
+    run->weights = calloc(run->params.elements, sizeof(float));
+    enum dtype stored = DTYPE_F32;
+    return run->weights == NULL
+               ? error_set(err, -ENOMEM, "%s: no memory for its weights", dir)
+               : safetensors_read(run->weights, &stored, &run->params, &run->shape, dir, err);
+}
+
+static int open_wire(struct evaluate *run, struct error *err)
+{
+    const struct run_config *config = run->config;
+    const struct hub_config hub = {
+        .endpoint = config->endpoint,
+        .style = config->azr.style,
+        .incarnation = clock_ns() | 1,
+        .lease_ms = (uint32_t)(config->learner.lease_s * 1000),
+        .requests_max = (int32_t)(groups_max(config) * config->eval.samples + SUITE_CHUNK)};
+    const struct publish_config publish = {
+        .endpoint = config->weights_endpoint,
+        .model_dir = config->model,
+        .params = &run->params,
+        .type = config->learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32};
+    uv_loop_t *loop = loop_uv(run->loop);
+    int code = hub_create(&run->hub, loop, loop_zmq(run->loop), &hub, err);
+    code =
+        code < 0 ? code : publish_create(&run->publish, loop, loop_zmq(run->loop), &publish, err);
+    code = code < 0 ? code : drain_create(&run->drain, loop, run->hub, close_parts, run, err);
+    struct weights_packed *packed = NULL;
+    code = code < 0 ? code : publish_pack(&packed, run->publish, 1, run->weights, err);
+    if (code == 0) {
+        hub_announce(run->hub, publish_offer(run->publish, packed));
+    }
+    return code;
+}
+
+static int open_run(struct evaluate *run, struct run_config *resolved, struct error *err)
+{
+    const struct run_config *config = run->config;
+    const struct loop_events events = {.context = run, .on_stop = on_stop};
+    int code = check_config(config, err);
+    code = code < 0 ? code : load_model(run, err);
+    code = code < 0 ? code : file_make_dirs(config->run_dir, err);
+    code = code < 0 ? code : run_config_endpoints(resolved, err);
+    code = code < 0 ? code
+                    : suite_create(&run->suite, (uint64_t)config->seed, (int32_t)config->eval.tasks,
+                                   (int32_t)config->azr.inputs, err);
+    code = code < 0 ? code : replay_create(&run->replay, 0, err);
+    code = code < 0 ? code : loop_create(&run->loop, &events, err);
+    code = code < 0 ? code : open_wire(run, err);
+    for (int pass = 0; code == 0 && pass < PASSES; pass++) {
+        pass_init(run, (enum pass_name)pass);
+    }
+    return code < 0 ? code : ask_for_suite(run, err);
+}
+
+int evaluate_run(const struct run_config *config)
+{
+    static struct evaluate run; // the passes hold configs, which are large
+    struct run_config resolved = *config;
+    struct error err = {0};
+    run = (struct evaluate){.config = &resolved, .exit_code = EXIT_BAD_INPUT};
+    int code = open_run(&run, &resolved, &err);
+    if (code < 0) {
+        log_error("eval", "%s", err.text);
+        if (run.loop != NULL) {
+            close_parts(&run);
+        }
+    }
+    if (run.loop != NULL) {
+        loop_run(run.loop);
+    }
+    loop_destroy(run.loop);
+    replay_destroy(run.replay);
+    suite_destroy(run.suite);
+    params_finish(&run.params);
+    free(run.weights);
+    return run.exit_code;
+}
