@@ -120,6 +120,7 @@ static void add_group(struct batch *batch, const struct group *group,
     count_sampled(batch, group);
     if (group->state == GROUP_DROPPED) {
         batch->kinds[group->kind].dropped++;
+        batch->kinds[group->kind].withheld += group->withheld;
         return;
     }
     if (group->role == ROLE_PROPOSE) {

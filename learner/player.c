@@ -5,6 +5,7 @@
 #include "common/base/log.h"
 #include "common/text/prompt.h"
 #include "learner/advantage.h"
+#include "learner/generator.h"
 
 #include <errno.h>
 #include <math.h>
@@ -257,6 +258,13 @@ static void on_validated(void *context, uint64_t tag, const Kelvin__Verdict *ver
     group->proposal.verdict = verdict_copy(verdict);
     bool ok = verdict->outcome == KELVIN__OUTCOME__OK;
     if (verdict->outcome == KELVIN__OUTCOME__INFRASTRUCTURE || (ok && !is_whole(group, verdict))) {
+        drop_proposal(player, group);
+        return;
+    }
+    // A proposal of induction has no program of its own: it is shown one of the store.
+    bool own = verdict->program[0] != '\0';
+    if (ok && own && player->config->azr.hold_out && generator_held_out(verdict->program)) {
+        group->withheld = true;
         drop_proposal(player, group);
         return;
     }

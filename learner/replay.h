@@ -50,6 +50,7 @@ struct group {
     uint64_t answer_seed;
     bool valid;     // the proposal passed its validation
     bool duplicate; // the store held it
+    bool withheld;  // its program is kept for tests (generator_held_out): it was dropped
     double accuracy;
     struct intrinsic intrinsic; // of a valid proposal
 

@@ -95,6 +95,8 @@ static const struct option rows[] = {
          "an invalid proposal, or a wrong format in either role"),
     REAL("azr.duplicate_reward", azr.duplicate_reward, "1", -1, 1,
          "of a valid proposal that the store holds already; 1: as any other"),
+    BOOL("azr.hold_out", azr.hold_out, "false",
+         "drop proposals of programs that `kelvin eval` keeps for tests (a sixteenth)"),
     REAL("azr.wrong_reward", azr.wrong_reward, "-0.5", -1, 0, "a well-formatted wrong answer"),
     BOOL("azr.format_reward", azr.format_reward, "true",
          "a response in the wrong form earns invalid_reward; false: only its content counts"),

@@ -66,6 +66,7 @@ struct run_config {
         double zero_learnability_reward;
         double invalid_reward;
         double duplicate_reward;
+        bool hold_out;
         double wrong_reward;
         bool format_reward;
         int induction_score;
