@@ -13,7 +13,8 @@ struct drain {
     struct loop_timer *timer;
     uint64_t since_ms;
     bool begun;
-    void (*on_drained)(void *context);
+    int exit_code;
+    void (*on_drained)(void *context, int exit_code);
     void *context;
 };
 
@@ -24,12 +25,12 @@ static void on_turn(void *context)
                       hub_stats(drain->hub, KELVIN__WORKER_KIND__VERIFIER).workers;
     if (workers == 0 || clock_ms() - drain->since_ms > DRAIN_MS) {
         loop_timer_stop(drain->timer);
-        drain->on_drained(drain->context);
+        drain->on_drained(drain->context, drain->exit_code);
     }
 }
 
 int drain_create(struct drain **out, uv_loop_t *loop, struct hub *hub,
-                 void (*on_drained)(void *context), void *context, struct error *err)
+                 void (*on_drained)(void *context, int exit_code), void *context, struct error *err)
 {
     CLEANUP(freep) struct drain *drain = calloc(1, sizeof(*drain));
     if (drain == NULL) {
@@ -43,10 +44,11 @@ int drain_create(struct drain **out, uv_loop_t *loop, struct hub *hub,
     return code;
 }
 
-void drain_begin(struct drain *drain, const char *reason)
+void drain_begin(struct drain *drain, int exit_code, const char *reason)
 {
     if (!drain->begun) {
         drain->begun = true;
+        drain->exit_code = exit_code;
         drain->since_ms = clock_ms();
         hub_drain(drain->hub, reason);
         loop_timer_start(drain->timer, 0, DRAIN_TURN_MS);

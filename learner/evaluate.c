@@ -74,34 +74,27 @@ static int64_t groups_max(const struct run_config *config)
 
 // --- the end ---
 
-static void close_parts(void *context)
+static void close_parts(void *context, int exit_code)
 {
     struct evaluate *run = context;
+    run->exit_code = exit_code;
     drain_close(run->drain);
     hub_close(run->hub);
     publish_close(run->publish);
     loop_stop(run->loop);
 }
 
-static void end(struct evaluate *run, int exit_code, const char *reason)
-{
-    if (!drain_begun(run->drain)) {
-        run->exit_code = exit_code;
-        drain_begin(run->drain, reason);
-    }
-}
-
 static void fail(struct evaluate *run, const struct error *err)
 {
     log_error("eval", "%s", err->text);
-    end(run, EXIT_FAULT, "the evaluation failed");
+    drain_begin(run->drain, EXIT_FAULT, "the evaluation failed");
 }
 
 static void on_stop(void *context, int signal_number)
 {
     struct evaluate *run = context;
     log_error("eval", "stopped by signal %d before the end", signal_number);
-    end(run, EXIT_FAULT, "the evaluation was stopped");
+    drain_begin(run->drain, EXIT_FAULT, "the evaluation was stopped");
 }
 
 // --- the result ---
@@ -177,7 +170,7 @@ static void one_done(struct evaluate *run)
     if (write_result(run, &err) < 0) {
         fail(run, &err);
     } else {
-        end(run, 0, "the evaluation is done");
+        drain_begin(run->drain, 0, "the evaluation is done");
     }
 }
 
@@ -501,7 +494,7 @@ int evaluate_run(const struct run_config *config)
     if (code < 0) {
         log_error("eval", "%s", err.text);
         if (run.loop != NULL) {
-            close_parts(&run);
+            close_parts(&run, EXIT_BAD_INPUT);
         }
     }
     if (run.loop != NULL) {

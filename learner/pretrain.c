@@ -59,7 +59,7 @@ struct pretrain {
 
 // --- the end ---
 
-static void close_parts(void *context)
+static void close_parts(void *context, int exit_code)
 {
     struct pretrain *run = context;
     if (hub_stats(run->hub, KELVIN__WORKER_KIND__VERIFIER).workers == 0 ||
@@ -69,24 +69,17 @@ static void close_parts(void *context)
         loop_timer_close(run->drain_timer);
         loop_stop(run->loop);
     }
+    run->exit_code = exit_code;
     drain_close(run->drain);
     engine_close(run->engine);
     hub_close(run->hub);
     loop_stop(run->loop);
 }
 
-static void end(struct pretrain *run, int exit_code, const char *reason)
-{
-    if (!drain_begun(run->drain)) {
-        run->exit_code = exit_code;
-        drain_begin(run->drain, reason);
-    }
-}
-
 static void fail(struct pretrain *run, const struct error *err)
 {
     log_error("pretrain", "%s", err->text);
-    end(run, EXIT_FAULT, "the learner failed");
+    drain_begin(run->drain, EXIT_FAULT, "the learner failed");
 }
 
 // --- a step ---
@@ -260,7 +253,7 @@ static void stop_now(struct pretrain *run)
     if (save(run, &err) < 0) {
         fail(run, &err);
     } else {
-        end(run, EXIT_REQUEUE, "the learner was stopped by a signal");
+        drain_begin(run->drain, EXIT_REQUEUE, "the learner was stopped by a signal");
     }
 }
 
@@ -286,7 +279,7 @@ static void on_trained(void *context, struct step_job *job)
     if (code < 0) {
         fail(run, &err);
     } else if (last) {
-        end(run, 0, "all steps are done");
+        drain_begin(run->drain, 0, "all steps are done");
     } else if (run->stop_signal != 0) {
         stop_now(run);
     } else {
@@ -460,7 +453,7 @@ int pretrain_run(struct run_config *config, bool resume)
         if (write_out(&run, &err) < 0) {
             fail(&run, &err);
         } else {
-            end(&run, 0, "all steps are done");
+            drain_begin(run.drain, 0, "all steps are done");
         }
     } else {
         run.step_ns = clock_ns();
@@ -468,7 +461,7 @@ int pretrain_run(struct run_config *config, bool resume)
     }
     if (run.loop != NULL) {
         if (code < 0) {
-            close_parts(&run);
+            close_parts(&run, EXIT_BAD_INPUT);
         }
         loop_run(run.loop);
     }

@@ -72,7 +72,6 @@ struct run {
     uint64_t step_ns;       // when the last step ended
     enum wanted_end wanted;
     bool closed;
-    int exit_code;
 };
 
 // --- the end ---
@@ -113,26 +112,17 @@ static void close_parts(struct run *run)
     }
 }
 
-static void on_drained(void *context)
+static void on_drained(void *context, int exit_code)
 {
     struct run *run = context;
     close_parts(run);
-    run->events.ended(run->events.context, run->exit_code);
-}
-
-// end tells the workers to go and closes everything when they have.
-static void end(struct run *run, int exit_code, const char *reason)
-{
-    if (!drain_begun(run->drain)) {
-        run->exit_code = exit_code;
-        drain_begin(run->drain, reason);
-    }
+    run->events.ended(run->events.context, exit_code);
 }
 
 static void fail(struct run *run, const struct error *err)
 {
     log_error("learner", "%s", err->text);
-    end(run, 1, "the learner failed");
+    drain_begin(run->drain, 1, "the learner failed");
 }
 
 // --- checkpoints ---
@@ -169,9 +159,9 @@ static void wind_up(struct run *run)
     if (run->saved < run->done) {
         save(run);
     } else if (run->wanted == WANT_DONE) {
-        end(run, 0, "all steps are done");
+        drain_begin(run->drain, 0, "all steps are done");
     } else {
-        end(run, EXIT_REQUEUE, "the learner was stopped by a signal");
+        drain_begin(run->drain, EXIT_REQUEUE, "the learner was stopped by a signal");
     }
 }
 

@@ -100,7 +100,7 @@ static void test_refusals(void **state)
     assert_null(strstr(noise.answer, " 200 "));
 }
 
-// An address that is none, or is taken, is named.
+// An address that is none, or is taken, is named; an empty one makes no server.
 static void test_addresses(void **state)
 {
     (void)state;
@@ -114,6 +114,8 @@ static void test_addresses(void **state)
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         assert_int_equal(http_create(&http, loop_uv(loop), bad[i], &err), -EINVAL);
     }
+    assert_int_equal(http_create(&http, loop_uv(loop), "", &err), 0);
+    assert_null(http);
     assert_int_equal(http_create(&http, loop_uv(loop), "127.0.0.1:0", &err), 0);
     (void)snprintf(taken, sizeof(taken), "127.0.0.1:%d", http_port(http));
     struct http *second = NULL;
