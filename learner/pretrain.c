@@ -10,7 +10,6 @@
 #include "common/wire/loop.h"
 #include "learner/checkpoint.h"
 #include "learner/drain.h"
-#include "learner/engine.h"
 #include "learner/examples.h"
 #include "learner/exit.h"
 #include "learner/hub.h"
@@ -62,16 +61,9 @@ struct pretrain {
 static void close_parts(void *context, int exit_code)
 {
     struct pretrain *run = context;
-    if (hub_stats(run->hub, KELVIN__WORKER_KIND__VERIFIER).workers == 0 ||
-        clock_ms() - run->drain_since_ms > DRAIN_MS) {
-        stepper_close(run->stepper);
-        hub_close(run->hub);
-        loop_timer_close(run->drain_timer);
-        loop_stop(run->loop);
-    }
     run->exit_code = exit_code;
     drain_close(run->drain);
-    engine_close(run->engine);
+    stepper_close(run->stepper);
     hub_close(run->hub);
     loop_stop(run->loop);
 }
@@ -291,8 +283,7 @@ static void on_stop(void *context, int signal_number)
 {
     struct pretrain *run = context;
     run->stop_signal = signal_number;
-    if (!run->ending && (run->stepper == NULL || !stepper_busy(run->stepper))) {
-    if (!drain_begun(run->drain) && !engine_busy(run->engine)) {
+    if (!drain_begun(run->drain) && !stepper_busy(run->stepper)) {
         stop_now(run);
     }
 }
@@ -393,14 +384,10 @@ static int open_wire(struct pretrain *run, struct error *err)
                                    .lease_ms = (uint32_t)(run->config->learner.lease_s * 1000),
                                    .requests_max = AHEAD};
     int code = hub_create(&run->hub, loop, loop_zmq(run->loop), &hub, err);
-    code = code < 0 ? code : loop_timer_create(&run->drain_timer, loop, on_drain_turn, run, err);
+    code = code < 0 ? code : drain_create(&run->drain, loop, run->hub, close_parts, run, err);
     return code < 0 ? code
                     : stepper_create(&run->stepper, loop, run->trainer, run->config, on_trained,
                                      run, err);
-    code = code < 0 ? code : drain_create(&run->drain, loop, run->hub, close_parts, run, err);
-    return code < 0
-               ? code
-               : engine_create(&run->engine, loop, run->trainer, run->config, on_trained, run, err);
 }
 
 static int open_tokenizer(struct pretrain *run, struct error *err)
@@ -446,9 +433,6 @@ int pretrain_run(struct run_config *config, bool resume)
     int code = open_run(&run, resume, &err);
     if (code < 0) {
         log_error("pretrain", "%s", err.text);
-        stepper_close(run.stepper);
-        hub_close(run.hub);
-        loop_timer_close(run.drain_timer);
     } else if (run.done >= config->steps) { // all but the last file was written
         if (write_out(&run, &err) < 0) {
             fail(&run, &err);

@@ -135,7 +135,7 @@ static void put_pool(json_t *line, const char *name, const struct hub_stats *sta
 
 static void set_metrics(const struct report_input *input)
 {
-    const struct engine_job *job = input->job;
+    const struct step_job *job = input->job;
     metric_set(&steps, (double)job->step);
     metric_add(&sampled, (double)job->batch->tokens_sampled);
     metric_add(&trained, (double)job->batch->tokens_trained);

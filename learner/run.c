@@ -11,7 +11,6 @@
 #include "learner/checkpoint.h"
 #include "learner/dispatch.h"
 #include "learner/drain.h"
-#include "learner/engine.h"
 #include "learner/exit.h"
 #include "learner/publish.h"
 #include "learner/rank.h"
@@ -151,8 +150,7 @@ static void save(struct run *run)
 // step is saved, then the workers are told.
 static void wind_up(struct run *run)
 {
-    if (run->wanted == WANT_NOTHING || run->ending || stepper_busy(run->stepper) ||
-    if (run->wanted == WANT_NOTHING || drain_begun(run->drain) || engine_busy(run->engine) ||
+    if (run->wanted == WANT_NOTHING || drain_begun(run->drain) || stepper_busy(run->stepper) ||
         saver_busy(run->saver)) {
         return;
     }

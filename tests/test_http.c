@@ -105,9 +105,8 @@ static void test_addresses(void **state)
 {
     (void)state;
     const struct loop_events events = {0};
-    static const char *const bad[] = {
-        "",        "9400", "localhost:9400", "127.0.0.1:", "127.0.0.1:70000", "1.2.3:80",
-        "[::1:80", ":80",  "127.0.0.1:80x"};
+    static const char *const bad[] = {"9400",     "localhost:9400", "127.0.0.1:", "127.0.0.1:70000",
+                                      "1.2.3:80", "[::1:80",        ":80",        "127.0.0.1:80x"};
     struct error err = {0};
     char taken[32];
     assert_int_equal(loop_create(&loop, &events, &err), 0);

@@ -77,7 +77,7 @@ int command_eval(int argc, char **argv)
     struct job job = {.command = argv[0], .learner_word = "--eval"};
     struct error err = {0};
     int code = job_read(&job, argc, argv, &err);
-    if (code == 0 && job.resume) {
+    if (code == 0 && job.start != JOB_FRESH) {
         code = error_set(&err, -EINVAL, "an evaluation is not resumed; give --config FILE");
     }
     if (code < 0) {

@@ -25,11 +25,7 @@ struct job {
     bool forks;               // the command takes --fork
     enum job_start start;
     char *from;                     // the word behind --config, --resume or --fork
-    const char *command;            // "train", for messages
-    const char *learner_word;       // "--pretrain", or NULL
-    struct run_config config;       // as the programs will read it; run_dir is set
     int64_t units;                  // of the progress bar; 0: config.steps
-    bool resume;                    // the learner goes on with config.run_dir
     char config_path[JOB_PATH_MAX]; // the file that workers read
     char run_dir_word[CONFIG_STRING_MAX + 16];
     char *words[JOB_WORDS_MAX]; // key=value words for every program
