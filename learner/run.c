@@ -57,8 +57,6 @@ struct run {
     struct step_job *job; // the one that is out
     struct saver *saver;
     struct watch *watch;
-    struct loop_timer *drain_timer;
-    uint64_t drain_since_ms;
     struct drain *drain;
     FILE *metrics;
     int lock;               // of the run folder
