@@ -230,7 +230,7 @@ static void go_on(struct run *run)
         save(run);
     }
     run->between = false;
-    if (run->ending) {
+    if (drain_begun(run->drain)) {
         return;
     }
     if (run->done == run->config.steps || run->wanted != WANT_NOTHING) {
