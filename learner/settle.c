@@ -31,6 +31,9 @@ int settle_config(struct run_config *config, const struct shape *shape,
             "azr.composite_chance is above 0, and prompt style compact has no form for "
             "composite programs; set azr.style to azr, chatml or llama3");
     }
+    if (config->azr.references < 0) {
+        config->azr.references = style == STYLE_COMPACT ? 2 : 6;
+    }
     if (config->azr.inputs == 0) {
         config->azr.inputs = style == STYLE_COMPACT ? 4 : 10;
     }
