@@ -1,5 +1,6 @@
 #include "tests/support.h"
 
+#include "common/base/file.h"
 #include "deploy/cli/supervisor.h"
 
 #include <errno.h>
@@ -32,9 +33,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct folder *folder = *state;
-    char command[128];
-    (void)snprintf(command, sizeof(command), "rm -rf %s", folder->path);
-    assert_int_equal(system(command), 0);
+    assert_int_equal(file_remove_tree(folder->path, NULL), 0);
     free(folder);
     return 0;
 }
