@@ -41,11 +41,16 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
     const int64_t HD = (int64_t)s->H * s->D, width = HD + 2L * s->KV * s->D;
     const int64_t up = (s->gated ? 2L : 1L) * s->F;
     const int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
-    const int64_t sizes[] = {rows_max * s->C,    rows_max * s->C,
-                             rows_max * s->F,    rows_max * up,
-                             rows_max * HD,      rows_max * width,
-                             rows_max,           s->D,
-                             ATTEND_TILE * s->D, blocks * ATTENTION_BLOCK * s->D};
+    const int64_t sizes[] = {rows_max * s->C,
+                             rows_max * s->C,
+                             rows_max * s->F,
+                             rows_max * up,
+                             rows_max * HD,
+                             rows_max * width,
+                             rows_max,
+                             s->D,
+                             (int64_t)ATTEND_TILE * s->D,
+                             blocks * ATTENTION_BLOCK * s->D};
     float **const arrays[] = {&b->dx,   &b->dnorm, &b->dact, &b->dup,     &b->datt,
                               &b->dqkv, &b->delta, &b->row,  &b->queries, &b->values_t};
     int64_t floats = 0;
