@@ -8,13 +8,13 @@
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/run_check.h"
-#include "common/model/safetensors.h"
 #include "common/text/prompt.h"
 #include "common/wire/loop.h"
 #include "learner/drain.h"
 #include "learner/exit.h"
 #include "learner/player.h"
 #include "learner/publish.h"
+#include "learner/settle.h"
 #include "learner/suite.h"
 
 #include <errno.h>
@@ -402,14 +402,9 @@ static int ask_for_suite(struct evaluate *run, struct error *err)
 
 // --- the start ---
 
-static int check_config(const struct run_config *config, struct error *err)
+// check_suite refuses what the held-out suite cannot measure; `config` is settled.
+static int check_suite(const struct run_config *config, struct error *err)
 {
-    if (config->run_dir[0] == '\0') {
-        return error_set(err, -EINVAL, "run_dir is empty: set run_dir=FOLDER");
-    }
-    if (config->model[0] == '\0') {
-        return error_set(err, -EINVAL, "no model: set model=FOLDER");
-    }
     if (strcmp(config->azr.style, "compact") != 0) {
         return error_set(err, -EINVAL,
                          "azr.style is %s: the held-out suite is for models of the style compact",
@@ -419,22 +414,7 @@ static int check_config(const struct run_config *config, struct error *err)
         return error_set(err, -EINVAL, "azr.inputs is %lld: the held-out suite has at most %d",
                          (long long)config->azr.inputs, GENERATED_INPUTS_MAX);
     }
-    return run_config_check(config, err);
-}
-
-static int load_model(struct evaluate *run, struct error *err)
-{
-    const char *dir = run->config->model;
-    int code = shape_read(&run->shape, dir, err);
-    code = code < 0 ? code : params_init(&run->params, &run->shape, err);
-    if (code < 0) {
-        return code;
-    }
-    run->weights = calloc(run->params.elements, sizeof(float));
-    enum dtype stored = DTYPE_F32;
-    return run->weights == NULL
-               ? error_set(err, -ENOMEM, "%s: no memory for its weights", dir)
-               : safetensors_read(run->weights, &stored, &run->params, &run->shape, dir, err);
+    return 0;
 }
 
 static int open_wire(struct evaluate *run, struct error *err)
@@ -468,8 +448,13 @@ static int open_run(struct evaluate *run, struct run_config *resolved, struct er
 {
     const struct run_config *config = run->config;
     const struct loop_events events = {.context = run, .on_stop = on_stop};
-    int code = check_config(config, err);
-    code = code < 0 ? code : load_model(run, err);
+    int code = config->run_dir[0] != '\0'
+                   ? run_config_check(config, err)
+                   : error_set(err, -EINVAL, "run_dir is empty: set run_dir=FOLDER");
+    code = code < 0 ? code
+                    : settle_model(resolved, config->model, &run->shape, &run->params,
+                                   &run->weights, err);
+    code = code < 0 ? code : check_suite(config, err);
     code = code < 0 ? code : file_make_dirs(config->run_dir, err);
     code = code < 0 ? code : run_config_endpoints(resolved, err);
     code = code < 0 ? code

@@ -6,8 +6,6 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/run_check.h"
-#include "common/model/safetensors.h"
-#include "common/text/tokenizer.h"
 #include "learner/checkpoint.h"
 #include "learner/dispatch.h"
 #include "learner/drain.h"
@@ -337,46 +335,6 @@ static void on_failed(void *context, const struct error *err)
 
 // --- the start ---
 
-static int load_model(struct run *run, struct error *err)
-{
-    const char *dir = run->model_dir;
-    char path[PATH_BYTES];
-    if (dir[0] == '\0') {
-        return error_set(err, -EINVAL,
-                         "no model: set model to a folder with config.json, "
-                         "tokenizer.json and model.safetensors");
-    }
-    int code = shape_read(&run->shape, dir, err);
-    if (code == 0) {
-        code = params_init(&run->params, &run->shape, err);
-    }
-    if (code < 0) {
-        return code;
-    }
-    struct tokenizer *tokenizer = NULL;
-    code = file_join(path, sizeof(path), dir, "tokenizer.json", err);
-    code = code < 0 ? code : tokenizer_create(&tokenizer, path, err);
-    if (code < 0) {
-        return code;
-    }
-    int32_t ids = tokenizer_vocab(tokenizer);
-    code = settle_config(&run->config, &run->shape, tokenizer, err);
-    tokenizer_destroy(tokenizer);
-    if (code < 0) {
-        return code;
-    }
-    if (ids > run->shape.V) {
-        return error_set(err, -EINVAL, "%s has %d ids, more than the %d of config.json", path, ids,
-                         run->shape.V);
-    }
-    run->weights = calloc(run->params.elements, sizeof(float));
-    if (run->weights == NULL) {
-        return error_set(err, -ENOMEM, "%s: no memory for its weights", dir);
-    }
-    enum dtype stored = DTYPE_F32;
-    return safetensors_read(run->weights, &stored, &run->params, &run->shape, dir, err);
-}
-
 // What the config and the model, or the files that it names, say against each other.
 static int check_model(const struct run_config *config, const struct shape *shape,
                        struct error *err)
@@ -577,7 +535,9 @@ static int open_parts(struct run *run, struct error *err)
 {
     int code = run_config_check(&run->config, err);
     code = code < 0 ? code : find_start(run, err);
-    code = code < 0 ? code : load_model(run, err);
+    code = code < 0 ? code
+                    : settle_model(&run->config, run->model_dir, &run->shape, &run->params,
+                                   &run->weights, err);
     code = code < 0 ? code : check_model(&run->config, &run->shape, err);
     code = code < 0 ? code : run_config_check(&run->config, err); // again, with its lengths
     code = code < 0 ? code : open_folder(run, err);
