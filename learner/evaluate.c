@@ -339,22 +339,27 @@ static int guess(struct evaluate *run, enum guesser guesser, enum task_kind kind
     return code;
 }
 
-// play_all starts everything: the hub was made with room for it.
+// play_task starts one task in every pass, and the guesses at it.
+static void play_task(struct evaluate *run, enum task_kind kind, int32_t index, const char *common)
+{
+    play(run, &run->passes[PASS_SAMPLED], kind, index);
+    play(run, &run->passes[PASS_GREEDY], kind, index);
+    if (kind != KIND_INDUCTION) {
+        play(run, &run->passes[PASS_FORCED], kind, index);
+    }
+    for (int guesser = 0; guesser < GUESSERS; guesser++) {
+        int code = guess(run, (enum guesser)guesser, kind, index, common);
+        CHECK(code == 0); // the hub was made with room for all
+    }
+}
+
 static void play_all(struct evaluate *run)
 {
     for (int k = 0; k < EVAL_KINDS; k++) {
         enum task_kind kind = (enum task_kind)k;
-        int32_t count = suite_count(run->suite, kind);
         CLEANUP(freep) char *common = kind == KIND_INDUCTION ? NULL : commonest(run, kind);
-        for (int32_t i = 0; i < count; i++) {
-            play(run, &run->passes[PASS_SAMPLED], kind, i);
-            play(run, &run->passes[PASS_GREEDY], kind, i);
-            if (kind != KIND_INDUCTION) {
-                play(run, &run->passes[PASS_FORCED], kind, i);
-            }
-            for (int guesser = 0; guesser < GUESSERS; guesser++) {
-                CHECK(guess(run, (enum guesser)guesser, kind, i, common) == 0);
-            }
+        for (int32_t i = 0; i < suite_count(run->suite, kind); i++) {
+            play_task(run, kind, i, common);
         }
     }
 }

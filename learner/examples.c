@@ -63,7 +63,7 @@ static int with_spare(int count)
 
 static int allocate(struct examples *e)
 {
-    size_t programs = (size_t)(e->single_count + e->induction_count);
+    size_t programs = (size_t)e->single_count + (size_t)e->induction_count;
     e->programs = calloc(programs, sizeof(*e->programs));
     e->singles = calloc(programs, sizeof(*e->singles));
     e->inductions = calloc(programs, sizeof(*e->inductions));
@@ -261,11 +261,10 @@ static char *render_induction(struct examples *e, int form, char **response, str
 
 static char *joined(const char *prompt, const char *response)
 {
-    size_t prompt_size = strlen(prompt), response_size = strlen(response);
-    char *text = malloc(prompt_size + response_size + 1);
+    size_t size = strlen(prompt) + strlen(response) + 1;
+    char *text = malloc(size);
     CHECK(text != NULL);
-    memcpy(text, prompt, prompt_size);
-    memcpy(text + prompt_size, response, response_size + 1);
+    (void)snprintf(text, size, "%s%s", prompt, response);
     return text;
 }
 

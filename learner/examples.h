@@ -35,8 +35,8 @@ char *examples_source(const struct examples *examples);
 
 // examples_render reads the result of that run and makes the sequences. On success
 // examples_sequences is valid.
-int examples_render(struct examples *examples, const char *result,
-                    const struct tokenizer *tokenizer, struct error *err);
+int examples_render(struct examples *e, const char *result, const struct tokenizer *tokenizer,
+                    struct error *err);
 
 // examples_sequences are owned by `examples`; weights sum to 1 over the batch.
 const struct sequence *examples_sequences(const struct examples *examples, int *count);

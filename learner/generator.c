@@ -196,8 +196,9 @@ static void assign(struct draft *draft, const char *indent, bool keep_type)
     if (pairs != NULL && chance(draft->rng, 0.45)) {
         form = draw(draft->rng, pairs, 0);
     } else {
+        const char wanted[2] = {0, draft->type};
         form = draw(draft->rng, by_type(draft->type, int_forms, string_forms, list_forms),
-                    keep_type ? draft->type : 0);
+                    wanted[keep_type]);
     }
     char expression[64];
     struct text text = {.bytes = expression, .room = sizeof(expression)};

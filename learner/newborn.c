@@ -16,8 +16,8 @@
 
 enum { PATH_BYTES = 4096 };
 
-static const double ROPE_THETA = 10000.0;
-static const float NORM_EPS = 1e-6f;
+static const double rope_theta = 10000.0;
+static const float norm_eps = 1e-6f;
 
 // What transformers needs to know beside tokenizer.json.
 static const char tokenizer_config[] = "{\n"
@@ -67,11 +67,11 @@ int newborn_shape(struct shape *out, const struct run_config *config, struct err
                           .F = (int32_t)config->pretrain.ffn,
                           .V = vocab,
                           .T = (int32_t)config->pretrain.positions,
-                          .norm_eps = NORM_EPS,
+                          .norm_eps = norm_eps,
                           .tied = true,
                           .gated = true,
                           .qkv_bias = true,
-                          .rope_theta = ROPE_THETA,
+                          .rope_theta = rope_theta,
                           .bos_token = -1,
                           .eos_token = end};
     return 0;

@@ -38,8 +38,8 @@ int suite_create(struct suite **out, uint64_t seed, int32_t tasks, int32_t input
     int32_t drawn = tasks * SPARE_NUMERATOR / SPARE_DENOMINATOR + GENERATED_LENGTHS;
     if (suite == NULL ||
         (suite->programs = calloc(2 * (size_t)drawn, sizeof(*suite->programs))) == NULL ||
-        (suite->usable[0] = calloc((size_t)tasks, sizeof(**suite->usable))) == NULL ||
-        (suite->usable[1] = calloc((size_t)tasks, sizeof(**suite->usable))) == NULL) {
+        (suite->usable[0] = calloc((size_t)tasks, sizeof(struct generated *))) == NULL ||
+        (suite->usable[1] = calloc((size_t)tasks, sizeof(struct generated *))) == NULL) {
         return error_set(err, -ENOMEM, "no memory for a suite of %d tasks", tasks);
     }
     suite->single_count = suite->induction_count = drawn;
@@ -83,7 +83,8 @@ static int chunk_size(const struct suite *suite, int32_t chunk)
 
 char *suite_source(const struct suite *suite, int32_t chunk)
 {
-    return generator_source(suite->programs + chunk * SUITE_CHUNK, chunk_size(suite, chunk));
+    return generator_source(suite->programs + (size_t)chunk * SUITE_CHUNK,
+                            chunk_size(suite, chunk));
 }
 
 // Lists the programs that make tasks.
@@ -103,8 +104,8 @@ static void sort_out(struct suite *suite)
 
 int suite_results(struct suite *suite, int32_t chunk, const char *repr, struct error *err)
 {
-    int code = generator_results(suite->programs + chunk * SUITE_CHUNK, chunk_size(suite, chunk),
-                                 repr, err);
+    int code = generator_results(suite->programs + (size_t)chunk * SUITE_CHUNK,
+                                 chunk_size(suite, chunk), repr, err);
     if (code == 0 && --suite->open == 0) {
         sort_out(suite);
     }

@@ -1,6 +1,8 @@
 // A hash table of chains over a doubly linked list in order of use.
 #include "verifier/cache.h"
 
+#include "common/base/check.h"
+
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -140,6 +142,7 @@ void cache_put(struct cache *cache, const struct cache_key *key, const void *dat
     cache->stats.bytes += sizeof(*entry) + size;
     cache->stats.entries++;
     while (cache->stats.bytes > cache->bytes_max && cache->oldest != entry) {
+        CHECK(cache->oldest != NULL); // at least `entry` is in the list
         drop(cache, cache->oldest);
     }
 }
