@@ -132,17 +132,25 @@ static int bring_back(struct rewind_memory *memory, const struct image_region *r
     return code;
 }
 
+// region_of is the region that holds `address`, from `region` upwards.
+static const struct image_region *region_of(const struct rewind_memory *memory,
+                                            const struct image_region *region, uint64_t address)
+{
+    const struct image_region *last = memory->regions + memory->region_count - 1;
+    while (address >= region->start + region->size) {
+        CHECK(region < last);
+        region++;
+    }
+    return region;
+}
+
 // The same for a range, which may span regions. *region is the one of the range before.
 static int bring_back_range(struct rewind_memory *memory, const struct image_region **region,
                             const struct scan_range *range, struct stretch *cold)
 {
-    const struct image_region *last = memory->regions + memory->region_count - 1;
     int code = 0;
     for (uint64_t at = range->start; at < range->end && code == 0;) {
-        while (at >= (*region)->start + (*region)->size) {
-            CHECK(*region < last);
-            (*region)++;
-        }
+        *region = region_of(memory, *region, at);
         uint64_t end = (*region)->start + (*region)->size;
         size_t size = (range->end < end ? range->end : end) - at;
         code = bring_back(memory, *region, at, size, cold);

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): the linker's names
 int __real_clock_gettime(clockid_t clock, struct timespec *out);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *out);
 time_t __wrap_time(time_t *out);
@@ -19,6 +20,7 @@ int __wrap_clock_nanosleep(clockid_t clock, int flags, const struct timespec *wa
                            struct timespec *left);
 int __real_clock_nanosleep(clockid_t clock, int flags, const struct timespec *want,
                            struct timespec *left);
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 static struct {
     bool on;

@@ -294,6 +294,12 @@ static PyObject *decode_run(struct decoder *decoder, uint8_t tag)
     }
 }
 
+// give_up lets go of a half-built object.
+static void give_up(PyObject **object)
+{
+    Py_CLEAR(*object);
+}
+
 static PyObject *decode_sequence(struct decoder *decoder, uint8_t tag)
 {
     uint32_t count = 0;
@@ -304,7 +310,7 @@ static PyObject *decode_sequence(struct decoder *decoder, uint8_t tag)
     for (uint32_t i = 0; out != NULL && i < count; i++) {
         PyObject *item = decode(decoder);
         if (item == NULL) {
-            Py_CLEAR(out);
+            give_up(&out);
         } else if (tag == VALUE_LIST) {
             PyList_SET_ITEM(out, i, item);
         } else {
@@ -332,7 +338,7 @@ static PyObject *decode_unordered(struct decoder *decoder, uint8_t tag)
         Py_XDECREF(key);
         Py_XDECREF(item);
         if (code < 0) {
-            Py_CLEAR(out);
+            give_up(&out);
         }
     }
     return out;
@@ -407,7 +413,7 @@ static PyObject *decode_keywords(struct decoder *decoder)
         PyObject *name = decode(decoder);
         PyObject *item = name == NULL ? NULL : decode(decoder);
         if (item == NULL || PyDict_SetItem(out, name, item) < 0) {
-            Py_CLEAR(out);
+            give_up(&out);
         }
         Py_XDECREF(name);
         Py_XDECREF(item);

@@ -189,7 +189,7 @@ static _Noreturn void become_image(const struct ends *ends, enum isolation isola
     }
     sigset_t none;
     (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &none, NULL);
     if (open && syscall(SYS_close_range, last + 1, ~0U, CLOSE_RANGE_CLOEXEC) == 0) {
         static char name[] = "kelvin-image";
         char *arguments[] = {name, NULL};

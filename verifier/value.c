@@ -384,7 +384,8 @@ bool value_equal(const struct bytes *a, const struct bytes *b)
         value_canonical(&right, b->data, b->size, NULL) < 0) {
         return false;
     }
-    return left.size == right.size && memcmp(left.data, right.data, left.size) == 0;
+    return left.size == right.size &&
+           (left.size == 0 || memcmp(left.data, right.data, left.size) == 0);
 }
 
 size_t value_span(const uint8_t *typed, size_t size)
