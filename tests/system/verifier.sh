@@ -60,7 +60,9 @@ until grep -q '"id":2' "$work/out"; do
 done
 images=$(images_of $daemon)
 kill -TERM $daemon
-wait $daemon || fail "exit code $? after SIGTERM"
+wait $daemon
+code=$?
+[ $code = 143 ] || fail "exit code $code after SIGTERM, not 128 + 15"
 exec 7>&-
 gone $images || fail "images outlive a stopped daemon: $images"
 
