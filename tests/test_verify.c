@@ -378,7 +378,8 @@ static void test_facts_are_asked_for(void **state)
     assert_false(fixture->has_facts);
 }
 
-// Seeds lose comments, docstrings and module-level statements, and keep the rest.
+// Seeds lose comments, docstrings and module-level statements, and keep the rest; one that has none
+// of them keeps its text letter for letter.
 static void test_strip(void **state)
 {
     struct fixture *fixture = *state;
@@ -400,6 +401,10 @@ static void test_strip(void **state)
     assert_int_equal(submit(fixture, &request), OUTCOME_OK);
     assert_null(strstr(fixture->program, "my_input"));
     assert_null(strstr(fixture->program, "#"));
+    char tight[] = "def f(x):\n x=x+1\n return x";
+    request.program = tight;
+    assert_int_equal(submit(fixture, &request), OUTCOME_OK);
+    assert_string_equal(fixture->program, tight);
 }
 
 static enum outcome rename_to(struct fixture *fixture, const char *program, const char *name)

@@ -46,6 +46,11 @@ for kind in deduction abduction induction; do
     grep -q "\"reward/propose/$kind\"" "$run/run/metrics.jsonl" || fail "no proposer reward for $kind"
     grep -q "\"reward/solve/$kind\"" "$run/run/metrics.jsonl" || fail "no solver reward for $kind"
 done
+/usr/bin/python3 - "$run/run/metrics.jsonl" <<'PYTHON' || fail "less than half of the deduction proposals of step 1 are valid"
+import json, sys
+first = json.loads(open(sys.argv[1]).readline())
+sys.exit(not (first["step"] == 1 and first["valid/deduction"] >= 0.5))
+PYTHON
 kinds=$(sqlite3 "$run/run/tasks.db" 'select count(distinct kind) from tasks')
 [ "$kinds" = 3 ] || fail "tasks.db holds $kinds task types, not 3"
 tries=0
