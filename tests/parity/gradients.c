@@ -1,0 +1,288 @@
+// Every gradient of every family agrees with central differences of a forward pass in float64 that
+// is written here from the formulas, apart from the engine's.
+#include "tests/support.h"
+
+#include "common/base/cleanup.h"
+#include "common/base/rng.h"
+#include "common/model/safetensors.h"
+#include "learner/step.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TOKENS = 9, PROBES = 6, ROW_MAX = 2048 };
+
+// What f32 leaves of a gradient that is 0 by symmetry, as that of the bias of k.
+#define ROUNDING 1e-6
+
+struct net {
+    struct shape shape;
+    struct params params;
+    double *w; // [params.elements]
+    int32_t ids[TOKENS];
+};
+
+static const double *at(const struct net *net, int32_t layer, enum param_role role)
+{
+    const struct param *param = params_find(&net->params, layer, role);
+    return param == NULL ? NULL : net->w + param->offset;
+}
+
+// y [n] = W [n, k] x (+ bias)
+static void linear(double *y, const double *W, const double *bias, const double *x, int n, int k)
+{
+    for (int i = 0; i < n; i++) {
+        double sum = bias == NULL ? 0.0 : bias[i];
+        for (int j = 0; j < k; j++) {
+            sum += W[i * k + j] * x[j];
+        }
+        y[i] = sum;
+    }
+}
+
+// RMSNorm, or LayerNorm where the family has it.
+static void norm(double *y, const double *x, const double *gain, const double *bias, int n,
+                 bool layer_norm, double eps)
+{
+    double mean = 0.0, square = 0.0;
+    for (int i = 0; i < n && layer_norm; i++) {
+        mean += x[i] / n;
+    }
+    for (int i = 0; i < n; i++) {
+        square += (x[i] - mean) * (x[i] - mean) / n;
+    }
+    for (int i = 0; i < n; i++) {
+        y[i] = (x[i] - mean) / sqrt(square + eps) * gain[i] + (bias == NULL ? 0.0 : bias[i]);
+    }
+}
+
+static void rotate(const struct shape *s, double *head, int position)
+{
+    for (int i = 0; i < s->D / 2; i++) {
+        double angle = position * shape_rope_frequency(s, i);
+        double a = head[i], b = head[i + s->D / 2];
+        head[i] = a * cos(angle) - b * sin(angle);
+        head[i + s->D / 2] = b * cos(angle) + a * sin(angle);
+    }
+}
+
+// The heads of q or k of one row: their norm and their rotation, where the family has them.
+static void finish_heads(const struct shape *s, double *heads, int count, const double *gain, int t)
+{
+    for (int h = 0; h < count; h++) {
+        double plain[ROW_MAX];
+        memcpy(plain, heads + h * s->D, (size_t)s->D * sizeof(double));
+        if (s->qk_norm) {
+            norm(heads + h * s->D, plain, gain, NULL, s->D, false, (double)s->norm_eps);
+        }
+        if (!s->positions) {
+            rotate(s, heads + h * s->D, t);
+        }
+    }
+}
+
+static void attend(const struct shape *s, double *out, const double *q, double (*k)[ROW_MAX],
+                   double (*v)[ROW_MAX], int t)
+{
+    for (int h = 0; h < s->H; h++) {
+        int kv = h / (s->H / s->KV);
+        double p[TOKENS], sum = 0.0;
+        for (int u = 0; u <= t; u++) {
+            double score = 0.0;
+            for (int i = 0; i < s->D; i++) {
+                score += q[h * s->D + i] * k[u][kv * s->D + i];
+            }
+            p[u] = exp(score / sqrt(s->D));
+            sum += p[u];
+        }
+        for (int i = 0; i < s->D; i++) {
+            double value = 0.0;
+            for (int u = 0; u <= t; u++) {
+                value += p[u] / sum * v[u][kv * s->D + i];
+            }
+            out[h * s->D + i] = value;
+        }
+    }
+}
+
+static void feed_forward(const struct net *net, double *x, int32_t l)
+{
+    const struct shape *s = &net->shape;
+    double n[ROW_MAX], up[ROW_MAX], gate[ROW_MAX], y[ROW_MAX];
+    norm(n, x, at(net, l, PARAM_NORM2), at(net, l, PARAM_NORM2_BIAS), s->C, s->layer_norm,
+         (double)s->norm_eps);
+    linear(up, at(net, l, PARAM_UP), at(net, l, PARAM_UP_BIAS), n, s->F, s->C);
+    if (s->gated) {
+        linear(gate, at(net, l, PARAM_GATE), NULL, n, s->F, s->C);
+    }
+    for (int i = 0; i < s->F; i++) {
+        double u = up[i];
+        up[i] = s->gated ? gate[i] / (1.0 + exp(-gate[i])) * u
+                         : 0.5 * u * (1.0 + tanh(sqrt(2.0 / M_PI) * (u + 0.044715 * u * u * u)));
+    }
+    linear(y, at(net, l, PARAM_DOWN), at(net, l, PARAM_DOWN_BIAS), up, s->C, s->F);
+    for (int i = 0; i < s->C; i++) {
+        x[i] += y[i];
+    }
+}
+
+static void layer(const struct net *net, double (*x)[ROW_MAX], int32_t l)
+{
+    const struct shape *s = &net->shape;
+    static double q[TOKENS][ROW_MAX], k[TOKENS][ROW_MAX], v[TOKENS][ROW_MAX];
+    for (int t = 0; t < TOKENS; t++) {
+        double n[ROW_MAX];
+        norm(n, x[t], at(net, l, PARAM_NORM1), at(net, l, PARAM_NORM1_BIAS), s->C, s->layer_norm,
+             (double)s->norm_eps);
+        linear(q[t], at(net, l, PARAM_Q), at(net, l, PARAM_Q_BIAS), n, s->H * s->D, s->C);
+        linear(k[t], at(net, l, PARAM_K), at(net, l, PARAM_K_BIAS), n, s->KV * s->D, s->C);
+        linear(v[t], at(net, l, PARAM_V), at(net, l, PARAM_V_BIAS), n, s->KV * s->D, s->C);
+        finish_heads(s, q[t], s->H, at(net, l, PARAM_Q_NORM), t);
+        finish_heads(s, k[t], s->KV, at(net, l, PARAM_K_NORM), t);
+    }
+    for (int t = 0; t < TOKENS; t++) {
+        double att[ROW_MAX], y[ROW_MAX];
+        attend(s, att, q[t], k, v, t);
+        linear(y, at(net, l, PARAM_O), at(net, l, PARAM_O_BIAS), att, s->C, s->H * s->D);
+        for (int i = 0; i < s->C; i++) {
+            x[t][i] += y[i];
+        }
+        feed_forward(net, x[t], l);
+    }
+}
+
+// The mean negative log-probability of ids[1 ..].
+static double loss_of(const struct net *net)
+{
+    const struct shape *s = &net->shape;
+    static double x[TOKENS][ROW_MAX];
+    double loss = 0.0;
+    for (int t = 0; t < TOKENS; t++) {
+        for (int i = 0; i < s->C; i++) {
+            x[t][i] = at(net, -1, PARAM_EMBED)[net->ids[t] * s->C + i];
+            x[t][i] += s->positions ? at(net, -1, PARAM_POSITIONS)[t * s->C + i] : 0.0;
+        }
+    }
+    for (int32_t l = 0; l < s->L; l++) {
+        layer(net, x, l);
+    }
+    for (int t = 0; t + 1 < TOKENS; t++) {
+        double n[ROW_MAX], logits[ROW_MAX], sum = 0.0;
+        norm(n, x[t], at(net, -1, PARAM_FINAL_NORM), at(net, -1, PARAM_FINAL_NORM_BIAS), s->C,
+             s->layer_norm, (double)s->norm_eps);
+        linear(logits, at(net, -1, s->tied ? PARAM_EMBED : PARAM_HEAD), NULL, n, s->V, s->C);
+        for (int i = 0; i < s->V; i++) {
+            sum += exp(logits[i]);
+        }
+        loss += (log(sum) - logits[net->ids[t + 1]]) / (TOKENS - 1);
+    }
+    return loss;
+}
+
+static double difference(const struct net *net, size_t element)
+{
+    const double h = 1e-5;
+    double kept = net->w[element], side[2];
+    net->w[element] = kept + h;
+    side[0] = loss_of(net);
+    net->w[element] = kept - h;
+    side[1] = loss_of(net);
+    net->w[element] = kept;
+    return (side[0] - side[1]) / (2.0 * h);
+}
+
+// Holds some elements of one parameter: the one with the largest gradient, and others by chance.
+static void check_param(const struct net *net, const struct param *param, const float *grads)
+{
+    struct rng rng = {.key = 5, .stream = (uint64_t)param->offset};
+    size_t largest = 0;
+    for (size_t i = 0; i < param->count; i++) {
+        largest =
+            fabsf(grads[param->offset + i]) > fabsf(grads[param->offset + largest]) ? i : largest;
+    }
+    double scale = fabs((double)grads[param->offset + largest]);
+    for (int probe = 0; probe < PROBES; probe++) {
+        size_t i = probe == 0 ? largest : rng_below(&rng, param->count);
+        double wanted = difference(net, param->offset + i), got = (double)grads[param->offset + i];
+        if (fabs(wanted - got) > 2e-3 * scale + ROUNDING) {
+            fail_msg("%s[%zu]: gradient %g, difference %g", param->name, i, got, wanted);
+        }
+    }
+}
+
+static void check_family(const char *family)
+{
+    char dir[256];
+    struct net net = {0};
+    struct error err = {0};
+    enum dtype stored = DTYPE_F32;
+    (void)snprintf(dir, sizeof(dir), GOLDEN_DIR "/%s", family);
+    assert_int_equal(shape_read(&net.shape, dir, &err), 0);
+    assert_int_equal(params_init(&net.params, &net.shape, &err), 0);
+    assert_true(net.shape.V <= ROW_MAX && net.shape.F <= ROW_MAX);
+    CLEANUP(freep) float *weights = calloc(net.params.elements, sizeof(float));
+    net.w = calloc(net.params.elements, sizeof(double));
+    assert_int_equal(safetensors_read(weights, &stored, &net.params, &net.shape, dir, &err), 0);
+    float weight[TOKENS] = {0};
+    for (int t = 0; t < TOKENS; t++) {
+        net.ids[t] = (t * 37 + 11) % net.shape.V;
+        weight[t] = t == 0 ? 0.0f : 1.0f / (TOKENS - 1);
+    }
+    for (size_t i = 0; i < net.params.elements; i++) {
+        net.w[i] = (double)weights[i];
+    }
+    const struct trainer_config config = {
+        .compute = COMPUTE_F32, .published = DTYPE_F32, .threads = 1, .micro_tokens = 64};
+    const struct optimizer still = {
+        .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .grad_norm_max = 1.0f};
+    const struct objective objective = {.is_cap = 2.0f};
+    const struct sequence sequence = {.count = TOKENS, .ids = net.ids, .weight = weight};
+    CLEANUP(trainer_destroyp) struct trainer *trainer = NULL;
+    struct step_report report = {0};
+    assert_int_equal(trainer_create(&trainer, &net.shape, weights, &config, &err), 0);
+    assert_int_equal(trainer_step(trainer, &sequence, 1, &objective, &still, NULL, &report, &err),
+                     0);
+    assert_true(fabs(report.loss - loss_of(&net)) < 1e-5);
+    for (int32_t i = 0; i < net.params.count; i++) {
+        check_param(&net, &net.params.items[i], trainer_gradients(trainer));
+    }
+    free(net.w);
+    params_finish(&net.params);
+}
+
+static void test_qwen2(void **state)
+{
+    (void)state;
+    check_family("qwen2");
+}
+
+static void test_qwen3(void **state)
+{
+    (void)state;
+    check_family("qwen3");
+}
+
+static void test_llama3(void **state)
+{
+    (void)state;
+    check_family("llama3");
+}
+
+static void test_gpt2(void **state)
+{
+    (void)state;
+    check_family("gpt2");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_qwen3),
+        cmocka_unit_test(test_llama3),
+        cmocka_unit_test(test_gpt2),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
