@@ -8,11 +8,9 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/parallel.h"
-#include "common/model/forward.h"
 #include "common/tensor/memory.h"
-#include "learner/backward.h"
 #include "learner/collective.h"
-#include "learner/loss.h"
+#include "learner/micro.h"
 #include "learner/optimizer.h"
 #include "learner/ranks.h"
 
@@ -24,18 +22,6 @@
 enum {
     SLICES_MAX = 8,
     SLICES_SMALL_MODEL = 16 << 20, // elements up to which a model gets all the slices
-};
-
-// struct lane is what one thread works with, for packs of up to `rows_max` rows.
-struct lane {
-    int64_t rows_max;
-    struct forward *forward;
-    struct backward *backward;
-    struct loss *loss;
-    float *dfinal;
-    float *reference; // [rows_max] log-probabilities under the reference model
-    int32_t *ids, *position;
-    int32_t *start, *shared, *base; // of each sequence
 };
 
 struct trainer {
@@ -54,65 +40,14 @@ struct trainer {
     struct lane lanes[PARALLEL_THREADS_MAX];
 };
 
-static void lane_finish(struct lane *lane)
-{
-    forward_destroy(lane->forward);
-    backward_destroy(lane->backward);
-    loss_destroy(lane->loss);
-    free(lane->dfinal);
-    free(lane->reference);
-    free(lane->ids);
-    free(lane->position);
-    free(lane->start);
-    free(lane->shared);
-    free(lane->base);
-    *lane = (struct lane){0};
-}
-
-static int lane_init(struct lane *lane, const struct model *model, int64_t rows_max,
-                     struct error *err)
-{
-    CHECK(rows_max > 0);
-    size_t rows = (size_t)rows_max;
-    lane->dfinal = malloc(rows * (size_t)model->shape.C * sizeof(float));
-    lane->reference = malloc(rows * sizeof(float));
-    lane->ids = malloc(rows * sizeof(*lane->ids));
-    lane->position = malloc(rows * sizeof(*lane->position));
-    lane->start = malloc((rows + 1) * sizeof(*lane->start));
-    lane->shared = malloc(rows * sizeof(*lane->shared));
-    lane->base = malloc(rows * sizeof(*lane->base));
-    if (lane->dfinal == NULL || lane->reference == NULL || lane->ids == NULL ||
-        lane->position == NULL || lane->start == NULL || lane->shared == NULL ||
-        lane->base == NULL) {
-        return error_set(err, -ENOMEM, "trainer: no memory for %zu rows", rows);
-    }
-    int code = forward_create(&lane->forward, model, rows_max, err);
-    if (code == 0) {
-        code = backward_create(&lane->backward, model, rows_max, err);
-    }
-    if (code == 0) {
-        code = loss_create(&lane->loss, model, rows_max, err);
-    }
-    lane->rows_max = rows_max;
-    return code;
-}
-
 // lanes_grow makes every lane hold packs of `rows_max` rows.
 static int lanes_grow(struct trainer *trainer, int64_t rows_max, struct error *err)
 {
-    for (int i = 0; i < trainer->config.threads; i++) {
-        struct lane *lane = &trainer->lanes[i];
-        if (lane->rows_max >= rows_max) {
-            continue;
-        }
-        lane_finish(lane);
-        int code = lane_init(lane, trainer->model, rows_max, err);
-        if (code < 0) {
-            lane_finish(lane); // so that the next step tries again
-            return code;
-        }
+    int code = 0;
+    for (int i = 0; code == 0 && i < trainer->config.threads; i++) {
+        code = lane_grow(&trainer->lanes[i], trainer->model, rows_max, err);
     }
-    return 0;
+    return code;
 }
 
 // Arrays that ranks exchange come from the collective.
@@ -270,11 +205,6 @@ void trainer_destroy(struct trainer *trainer)
     }
 }
 
-// struct micro is one micro-batch: sequences [from, to).
-struct micro {
-    int32_t from, to;
-};
-
 struct step_run {
     struct trainer *trainer;
     const struct sequence *const *sequences;
@@ -285,119 +215,23 @@ struct step_run {
     int first_slice; // of this rank
 };
 
-// prompt_tokens is how many tokens stand before the first trained one; 0 when none is trained.
-static int32_t prompt_tokens(const struct sequence *sequence)
-{
-    for (int32_t i = 0; i < sequence->count; i++) {
-        if (sequence->weight[i] != 0.0f) {
-            return i;
-        }
-    }
-    return 0;
-}
-
-// shared_tokens is how many of its first tokens a sequence can take from `owner`: the whole prompt,
-// if they have the same.
-static int32_t shared_tokens(const struct sequence *owner, const struct sequence *sequence)
-{
-    const int32_t prompt = prompt_tokens(sequence);
-    bool same = prompt_tokens(owner) == prompt &&
-                memcmp(owner->ids, sequence->ids, (size_t)prompt * sizeof(*owner->ids)) == 0;
-    return same ? prompt : 0;
-}
-
-// pack_micro lays a micro-batch's sequences out in the lane's arrays.
-static struct pack pack_micro(const struct step_run *run, const struct micro *micro,
-                              const struct lane *lane)
-{
-    int32_t T = 0;
-    int32_t owner = micro->from;
-    for (int32_t k = micro->from; k < micro->to; k++) {
-        const struct sequence *sequence = run->sequences[k];
-        const int32_t n = k - micro->from;
-        const int32_t shared =
-            k == micro->from ? 0 : shared_tokens(run->sequences[owner], sequence);
-        owner = shared > 0 ? owner : k;
-        lane->start[n] = T;
-        lane->shared[n] = shared;
-        lane->base[n] = shared > 0 ? lane->start[owner - micro->from] : T;
-        memcpy(lane->ids + T, sequence->ids + shared,
-               (size_t)(sequence->count - shared) * sizeof(*lane->ids));
-        for (int32_t i = shared; i < sequence->count; i++) {
-            lane->position[T++] = i;
-        }
-    }
-    lane->start[micro->to - micro->from] = T;
-    return (struct pack){.T = T,
-                         .count = micro->to - micro->from,
-                         .start = lane->start,
-                         .shared = lane->shared,
-                         .base = lane->base,
-                         .ids = lane->ids,
-                         .position = lane->position};
-}
-
-static void run_micro(struct step_run *run, const struct micro *micro, struct lane *lane, int slice)
-{
-    const struct model *model = run->trainer->model;
-    float *grads = run->trainer->grads[slice];
-    const struct pack pack = pack_micro(run, micro, lane);
-    struct loss_pass pass = {
-        .forward = lane->forward,
-        .model = model,
-        .pack = &pack,
-        .sequences = run->sequences + micro->from,
-        .objective = run->objective,
-        .dfinal = lane->dfinal,
-        .grads = grads,
-        .logprobs = run->logprobs == NULL ? NULL : run->logprobs + micro->from,
-        .sums = &run->trainer->sums[slice],
-    };
-    if (run->objective->kl_coef > 0.0f) {
-        struct loss_pass score = pass;
-        score.model = run->trainer->reference;
-        score.logprobs = NULL;
-        forward_run(lane->forward, score.model, &pack);
-        loss_score(lane->loss, &score, lane->reference);
-        pass.reference = lane->reference;
-    }
-    forward_run(lane->forward, model, &pack);
-    loss_run(lane->loss, &pass);
-    backward_run(lane->backward, lane->forward, model, &pack, grads, lane->dfinal);
-}
-
 static void run_slice(void *context, int index, int worker)
 {
-    struct step_run *run = context;
-    int slice = run->first_slice + index;
-    run->trainer->sums[slice] = (struct loss_sums){0};
-    memset(run->trainer->grads[slice], 0, run->trainer->model->params.elements * sizeof(float));
-    for (int j = slice; j < run->micro_count; j += run->trainer->slices) {
-        run_micro(run, &run->micros[j], &run->trainer->lanes[worker], slice);
+    const struct step_run *run = context;
+    struct trainer *trainer = run->trainer;
+    const int slice = run->first_slice + index;
+    const struct micro_pass pass = {.model = trainer->model,
+                                    .reference = trainer->reference,
+                                    .sequences = run->sequences,
+                                    .objective = run->objective,
+                                    .logprobs = run->logprobs,
+                                    .grads = trainer->grads[slice],
+                                    .sums = &trainer->sums[slice]};
+    *pass.sums = (struct loss_sums){0};
+    memset(pass.grads, 0, trainer->model->params.elements * sizeof(float));
+    for (int j = slice; j < run->micro_count; j += trainer->slices) {
+        lane_run(&trainer->lanes[worker], &pass, &run->micros[j]);
     }
-}
-
-// plan_micros packs the sequences in order under the token budget; a longer one runs alone.
-static int plan_micros(struct micro *micros, const struct sequence *const *sequences, int32_t count,
-                       int64_t budget, int64_t *rows_max)
-{
-    int micro_count = 0;
-    int64_t rows = 0;
-    int32_t owner = 0;
-    for (int32_t k = 0; k < count; k++) {
-        CHECK(sequences[k]->count >= 1);
-        int32_t shared = micro_count == 0 ? 0 : shared_tokens(sequences[owner], sequences[k]);
-        if (micro_count == 0 || rows + sequences[k]->count - shared > budget) {
-            micros[micro_count++] = (struct micro){.from = k, .to = k};
-            rows = 0;
-            shared = 0;
-        }
-        owner = shared > 0 ? owner : k;
-        micros[micro_count - 1].to = k + 1;
-        rows += sequences[k]->count - shared;
-        *rows_max = rows > *rows_max ? rows : *rows_max;
-    }
-    return micro_count;
 }
 
 static void report_fill(struct step_report *report, const struct trainer *trainer,
@@ -464,7 +298,7 @@ static int run_slices(struct trainer *trainer, const struct ranks_step *step, st
                            .first_slice = collective_from(trainer->collective, trainer->slices)};
     int64_t rows_max = 0;
     run.micro_count =
-        plan_micros(micros, list, step->count, trainer->config.micro_tokens, &rows_max);
+        micros_plan(micros, list, step->count, trainer->config.micro_tokens, &rows_max);
     int code = lanes_grow(trainer, rows_max, err);
     int own = collective_to(trainer->collective, trainer->slices) - run.first_slice;
     if (code == 0 && own > 0) {
