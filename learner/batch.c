@@ -2,6 +2,7 @@
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
+#include "learner/player.h"
 #include "learner/reward.h"
 
 #include <errno.h>
@@ -73,7 +74,8 @@ static void add_proposal(struct batch *batch, const struct group *group,
     kind->formatted += result.formatted;
     kind->duplicates += result.duplicate;
     if (result.outcome == OUTCOME_OK) {
-        kind->learnability += reward_learnability(result.accuracy, 0.0);
+        kind->learnability +=
+            reward_learnability((enum learnability)config->azr.learnability, result.accuracy, 0.0);
         add_intrinsic(kind, &group->intrinsic);
     }
     if (propose) {
@@ -162,6 +164,29 @@ static void finish_kinds(struct batch *batch)
     }
 }
 
+// The control azr.shuffle_rewards: the rewards of a block change places at random.
+static void shuffle_rewards(struct batch *batch, uint64_t seed, uint64_t step)
+{
+    CLEANUP(freep) int32_t *rows = calloc((size_t)batch->row_count + 1, sizeof(*rows));
+    CHECK(rows != NULL);
+    struct rng rng = {.key = seed, .stream = rng_mix(step, DRAW_SHUFFLE)};
+    for (int block = 0; block < BLOCKS; block++) {
+        int32_t count = 0;
+        for (int32_t i = 0; i < batch->row_count; i++) {
+            if (block_of(batch->rows[i].group->kind, batch->rows[i].role) == block) {
+                rows[count++] = i;
+            }
+        }
+        for (int32_t i = count - 1; i > 0; i--) {
+            double *a = &batch->rows[rows[i]].reward;
+            double *b = &batch->rows[rows[rng_below(&rng, (uint64_t)i + 1)]].reward;
+            double kept = *a;
+            *a = *b;
+            *b = kept;
+        }
+    }
+}
+
 // Advantages of all rows; the rows of one group share a task number.
 static int compute_advantages(struct batch *batch, const struct run_config *config,
                               struct error *err)
@@ -191,26 +216,31 @@ static int compute_advantages(struct batch *batch, const struct run_config *conf
     return 0;
 }
 
-// The weight of a token, by block (AZR.md section 6).
-static void token_weights(const struct batch *batch, enum aggregate aggregate,
+static double role_weight(const struct run_config *config, int block)
+{
+    return block % ROLES == ROLE_PROPOSE ? config->azr.proposer_weight : 1.0;
+}
+
+// The weight of a token, by block (AZR.md section 6). A proposer's block counts
+// azr.proposer_weight times in the mean over blocks, or its tokens in the mean over tokens.
+static void token_weights(const struct batch *batch, const struct run_config *config,
                           float weights[BLOCKS])
 {
     int64_t tokens[BLOCKS] = {0};
-    int64_t total = 0;
-    int blocks = 0;
+    double sum = 0.0;
+    bool by_block = config->azr.aggregate == AGGREGATE_BLOCK;
     for (int32_t i = 0; i < batch->row_count; i++) {
         const struct batch_row *row = &batch->rows[i];
         int64_t count = (int64_t)row->play->rollout->n_tokens;
         tokens[block_of(row->group->kind, row->role)] += count;
-        total += count;
     }
     for (int b = 0; b < BLOCKS; b++) {
-        blocks += tokens[b] > 0;
+        double share = tokens[b] == 0 ? 0.0 : by_block ? 1.0 : (double)tokens[b];
+        sum += share * role_weight(config, b);
     }
     for (int b = 0; b < BLOCKS; b++) {
-        double divisor =
-            aggregate == AGGREGATE_BLOCK ? (double)blocks * (double)tokens[b] : (double)total;
-        weights[b] = tokens[b] > 0 ? (float)(1.0 / divisor) : 0.0F;
+        double divisor = by_block ? sum * (double)tokens[b] : sum;
+        weights[b] = tokens[b] > 0 ? (float)(role_weight(config, b) / divisor) : 0.0F;
     }
 }
 
@@ -338,7 +368,7 @@ static int build_sequences(struct batch *batch, const struct run_config *config,
                            const char *numerics, struct error *err)
 {
     float weights[BLOCKS];
-    token_weights(batch, (enum aggregate)config->azr.aggregate, weights);
+    token_weights(batch, config, weights);
     struct seen seen = {0};
     int code = alloc_sequences(batch, &seen, err);
     if (code < 0) {
@@ -383,6 +413,9 @@ int batch_create(struct batch **out, struct group *const *groups, int32_t count,
     }
     finish_kinds(batch);
     measure_rows(batch, version);
+    if (config->azr.shuffle_rewards) {
+        shuffle_rewards(batch, (uint64_t)config->seed, version);
+    }
     int code = compute_advantages(batch, config, err);
     code = code < 0 ? code : build_sequences(batch, config, version, numerics, err);
     if (code < 0) {

@@ -43,7 +43,8 @@ bool dispatch_plays(const struct run_config *config, enum task_kind kind)
 
 bool dispatch_trains_proposer(const struct run_config *config, int64_t step)
 {
-    return config->azr.propose && step > config->azr.warmup_solver_steps;
+    return config->azr.propose && config->azr.proposals == PROPOSALS_MODEL &&
+           step > config->azr.warmup_solver_steps;
 }
 
 int32_t dispatch_requests_max(const struct run_config *config)

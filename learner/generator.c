@@ -12,6 +12,9 @@
 
 enum { STATES_COUNT_MAX = 12, STATES_BYTES_MAX = 110, TRIES_MAX = 64, INPUT_MAX_INT = 20 };
 
+const double generator_lengths[GENERATED_LENGTHS] = {0.40, 0.34, 0.18, 0.06, 0.02};
+const double generator_induction_lengths[GENERATED_LENGTHS] = {0.55, 0.45};
+
 // struct form is one operation: its weight, the type of its result and its text. In the text @ is
 // the variable; C a digit 1-9, M a factor, N a modulus, K a short length, P a parity, W a short
 // string, X and Y a letter.

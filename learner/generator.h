@@ -38,6 +38,10 @@ struct generated {
                                         // many
 };
 
+// The weights of the lengths that pretraining shows.
+extern const double generator_lengths[GENERATED_LENGTHS];
+extern const double generator_induction_lengths[GENERATED_LENGTHS];
+
 // generate draws a program with `inputs` distinct argument lists. lengths[i] is the weight of i+1
 // assignments. `held_out` says which side of the split the program has to lie on.
 void generate(struct generated *out, struct rng *rng, const double lengths[GENERATED_LENGTHS],

@@ -5,6 +5,7 @@
 #include "common/base/log.h"
 #include "common/text/prompt.h"
 #include "learner/advantage.h"
+#include "learner/generated_task.h"
 #include "learner/generator.h"
 
 #include <errno.h>
@@ -249,14 +250,27 @@ static bool is_whole(const struct group *group, const Kelvin__Verdict *verdict)
            (group->kind == KIND_INDUCTION ? pairs >= 2 : pairs == 1);
 }
 
+static void propose(struct player *player, struct group *group);
+
+// generated says that the program generator made the proposal of a group.
+static bool generated(const struct group *group)
+{
+    return group->given != NULL && group->given == group->shown;
+}
+
 static void on_validated(void *context, uint64_t tag, const Kelvin__Verdict *verdict)
 {
     (void)tag;
     struct group *group = context;
     struct player *player = player_of(group);
     group->open--;
-    group->proposal.verdict = verdict_copy(verdict);
     bool ok = verdict->outcome == KELVIN__OUTCOME__OK;
+    if (!ok && generated(group) && group->tries < REDRAWS_MAX) {
+        group->tries++; // some generated programs fail on their inputs
+        propose(player, group);
+        return;
+    }
+    group->proposal.verdict = verdict_copy(verdict);
     if (verdict->outcome == KELVIN__OUTCOME__INFRASTRUCTURE || (ok && !is_whole(group, verdict))) {
         drop_proposal(player, group);
         return;
@@ -280,8 +294,6 @@ static void on_validated(void *context, uint64_t tag, const Kelvin__Verdict *ver
     group_expect(group, (int32_t)player->config->azr.samples);
     player_solve(player, group);
 }
-
-static void propose(struct player *player, struct group *group);
 
 static void free_tasks(Kelvin__Task **tasks, int32_t count)
 {
@@ -388,7 +400,10 @@ static int32_t draw_references(struct player *player, struct group *group, uint6
                                         (uint64_t)group->tries)};
     enum reference_sampling mode = (enum reference_sampling)config->azr.reference_sampling;
     if (group->kind == KIND_INDUCTION) {
-        ids[0] = group->tries < REDRAWS_MAX ? tasks_draw_program(player->tasks, mode, &rng) : 0;
+        ids[0] =
+            group->tries < REDRAWS_MAX
+                ? tasks_draw_program(player->tasks, mode, config->azr.induction_candidates, &rng)
+                : 0;
         return ids[0] != 0;
     }
     int32_t wanted = (int32_t)config->azr.references;
@@ -492,8 +507,26 @@ static bool ask_composites(struct player *player, struct group *group, int32_t c
     return group->helper_count > 0;
 }
 
+// A generated task stands in for a proposal.
+static void generate_proposal(struct player *player, struct group *group)
+{
+    struct rng rng = {.key = (uint64_t)player->config->seed,
+                      .stream = rng_mix(player_key(group->step, group->kind, group->role,
+                                                   group->slot, DRAW_GENERATED),
+                                        (uint64_t)group->tries)};
+    if (group->shown != NULL) {
+        kelvin__task__free_unpacked(group->shown, NULL);
+    }
+    group->shown = generated_task(group->kind, (int)player->config->azr.inputs, &rng);
+    player_check(player, group, group->shown);
+}
+
 static void propose(struct player *player, struct group *group)
 {
+    if (player->config->azr.proposals == PROPOSALS_GENERATOR) {
+        generate_proposal(player, group);
+        return;
+    }
     group->parent_count = draw_references(player, group, group->parents);
     group_drop_helpers(group);
     if (group->kind == KIND_INDUCTION && group->parent_count == 0) {

@@ -144,10 +144,10 @@ static int write_metrics(struct pretrain *run, struct error *err)
 static struct example_mix mix_of(const struct run_config *config, int64_t step)
 {
     struct example_mix mix = {.forms = {0.30, 0.25, 0.25, 0.07, 0.06, 0.07},
-                              .lengths = {0.40, 0.34, 0.18, 0.06, 0.02},
-                              .induction_lengths = {0.55, 0.45},
                               .scratchpad = config->pretrain.scratchpad,
                               .prompt_weight = (float)config->pretrain.prompt_weight};
+    memcpy(mix.lengths, generator_lengths, sizeof(mix.lengths));
+    memcpy(mix.induction_lengths, generator_induction_lengths, sizeof(mix.induction_lengths));
     double done = (double)step / (double)config->steps;
     if (done <= config->pretrain.easy) {
         static const double easy[GENERATED_LENGTHS] = {0.85, 0.15};

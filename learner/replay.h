@@ -56,8 +56,9 @@ struct group {
 
     // For the part that runs the group (player.h).
     void *owner;
-    Kelvin__Task *shown;       // induction proposals: the task whose program was shown; owned
-    const Kelvin__Task *given; // proposals that were read from a file; borrowed
+    Kelvin__Task *shown; // induction proposals: the task whose program was shown; a generated task;
+                         // owned
+    const Kelvin__Task *given; // proposals that no model made, read from a file or generated
     uint64_t parents[TASK_REFERENCES_MAX]; // the references of the proposal
     int32_t parent_count;
     char *helpers[COMPOSITES_MAX]; // functions g_0, g_1, ... that the proposal must call; owned

@@ -2,9 +2,13 @@
 
 #include "common/base/check.h"
 
-double reward_learnability(double accuracy, double zero)
+double reward_learnability(enum learnability form, double accuracy, double zero)
 {
-    return accuracy > 0.0 && accuracy < 1.0 ? 1.0 - accuracy : zero;
+    if (!(accuracy > 0.0 && accuracy < 1.0)) {
+        return zero;
+    }
+    double complement = 1.0 - accuracy;
+    return form == LEARNABILITY_VARIANCE ? 4.0 * accuracy * complement : complement;
 }
 
 double reward_propose(const struct run_config *config, const struct proposal_result *result)
@@ -16,7 +20,8 @@ double reward_propose(const struct run_config *config, const struct proposal_res
     if (result->duplicate && config->azr.duplicate_reward < 1.0) {
         return config->azr.duplicate_reward;
     }
-    double learnability = reward_learnability(result->accuracy, 0.0);
+    double learnability =
+        reward_learnability((enum learnability)config->azr.learnability, result->accuracy, 0.0);
     return learnability > 0.0 ? intrinsic_reward(config, &result->intrinsic, learnability)
                               : config->azr.zero_learnability_reward;
 }

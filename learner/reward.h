@@ -25,8 +25,9 @@ struct answer_result {
     double score; // 1 right, 0 wrong, the share of an induction task
 };
 
-// reward_learnability is 1 - a for 0 < a < 1, and `zero` for a task that is always or never solved.
-double reward_learnability(double accuracy, double zero);
+// reward_learnability is, for 0 < a < 1, 1 - a (the paper's) or 4a(1 - a), and `zero` for a task
+// that is always or never solved.
+double reward_learnability(enum learnability form, double accuracy, double zero);
 
 // reward_propose and reward_solve are the rewards under the section azr.* of `config`. A failure of
 // the infrastructure has no reward: the caller drops such a response (CHECKed).

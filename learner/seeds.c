@@ -37,8 +37,11 @@ Kelvin__Task *task_create(enum task_kind kind, const char *program, const char *
     task->kind = (Kelvin__TaskKind)kind;
     task->program = copy_text(program);
     task->inputs = copy_texts(inputs, pairs);
-    task->outputs = copy_texts(outputs, pairs);
-    task->n_inputs = task->n_outputs = (size_t)pairs;
+    task->n_inputs = (size_t)pairs;
+    if (outputs != NULL) {
+        task->outputs = copy_texts(outputs, pairs);
+        task->n_outputs = (size_t)pairs;
+    }
     task->message = copy_text(message);
     return task;
 }

@@ -22,8 +22,8 @@ void seeds_free(struct seed_list *list);
 // seeds_write writes all seeds of the store to `path`, atomically.
 int seeds_write(const char *path, struct tasks *tasks, struct error *err);
 
-// task_create makes a task from copied parts; the caller frees it with
-// kelvin__task__free_unpacked(task, NULL).
+// task_create makes a task from copied parts, without outputs where `outputs` is NULL; the caller
+// frees it with kelvin__task__free_unpacked(task, NULL).
 Kelvin__Task *task_create(enum task_kind kind, const char *program, const char *const *inputs,
                           const char *const *outputs, int32_t pairs, const char *message);
 

@@ -32,7 +32,6 @@ static int32_t program_count(const struct suite *suite)
 int suite_create(struct suite **out, uint64_t seed, int32_t tasks, int32_t inputs,
                  struct error *err)
 {
-    static const double induction_lengths[GENERATED_LENGTHS] = {0.55, 0.45};
     CHECK(inputs >= 2 && inputs <= GENERATED_INPUTS_MAX);
     CLEANUP(suite_destroyp) struct suite *suite = calloc(1, sizeof(*suite));
     int32_t drawn = tasks * SPARE_NUMERATOR / SPARE_DENOMINATOR + GENERATED_LENGTHS;
@@ -53,7 +52,7 @@ int suite_create(struct suite **out, uint64_t seed, int32_t tasks, int32_t input
         double lengths[GENERATED_LENGTHS] = {0};
         lengths[i % GENERATED_LENGTHS] = 1.0;
         generate(&suite->programs[i], &rng, lengths, 1, true);
-        generate(&suite->programs[drawn + i], &rng, induction_lengths, tried, true);
+        generate(&suite->programs[drawn + i], &rng, generator_induction_lengths, tried, true);
     }
     *out = TAKE(suite);
     return 0;

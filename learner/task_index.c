@@ -53,6 +53,17 @@ bool task_index_has(const struct task_index *index, uint64_t digest)
     return false;
 }
 
+uint32_t task_index_size(const struct task_index *index, uint64_t id)
+{
+    for (int32_t i = 0; i < index->count; i++) {
+        if (index->entries[i].id == id) {
+            return index->entries[i].size;
+        }
+    }
+    CHECK(false);
+    return 0;
+}
+
 // A pool is the positions that may still be drawn, with the sum of their weights.
 struct pool {
     int32_t *positions;

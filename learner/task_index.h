@@ -18,6 +18,7 @@ struct task_entry {
     uint64_t id;
     int64_t step;    // that proposed it; 0 = seed
     uint64_t digest; // of its normalized program and inputs
+    uint32_t size;   // of its program, in bytes
 };
 
 struct task_index {
@@ -37,6 +38,9 @@ uint64_t task_index_add(struct task_index *index, struct task_entry entry);
 
 // task_index_has says whether a task with this digest is there.
 bool task_index_has(const struct task_index *index, uint64_t digest);
+
+// task_index_size is the size of the program of entry `id`, which must be there.
+uint32_t task_index_size(const struct task_index *index, uint64_t id);
 
 // task_index_sample draws min(count, entries) ids without replacement, REFERENCES_UNIFORM or with
 // weight step + 1 (REFERENCES_RECENT), in the order drawn. Returns how many.

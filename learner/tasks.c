@@ -157,7 +157,8 @@ static int load_indexes(struct tasks *tasks, struct error *err)
     sqlite3_stmt *rows = NULL;
     if (sqlite3_prepare_v2(
             tasks->db,
-            "SELECT id,kind,step,digest,inputs,outputs FROM tasks WHERE left_step IS NULL"
+            "SELECT id,kind,step,digest,inputs,outputs,length(CAST(program AS BLOB)) FROM tasks"
+            " WHERE left_step IS NULL"
             " ORDER BY id",
             -1, &rows, NULL) != SQLITE_OK) {
         return store_error(tasks, err);
@@ -172,7 +173,8 @@ static int load_indexes(struct tasks *tasks, struct error *err)
         }
         struct task_entry entry = {.id = (uint64_t)sqlite3_column_int64(rows, 0),
                                    .step = sqlite3_column_int64(rows, 2),
-                                   .digest = (uint64_t)sqlite3_column_int64(rows, 3)};
+                                   .digest = (uint64_t)sqlite3_column_int64(rows, 3),
+                                   .size = (uint32_t)sqlite3_column_int64(rows, 6)};
         (void)task_index_add(&tasks->index[kind], entry);
         count_texts(&tasks->inputs[kind], (const char *)sqlite3_column_text(rows, 4), 1);
         count_texts(&tasks->outputs[kind], (const char *)sqlite3_column_text(rows, 5), 1);
@@ -420,8 +422,8 @@ const struct counts *tasks_outputs(const struct tasks *tasks, enum task_kind kin
     return &tasks->outputs[kind];
 }
 
-uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling mode,
-                            struct rng *rng)
+static uint64_t draw_candidate(const struct tasks *tasks, enum reference_sampling mode,
+                               struct rng *rng, uint32_t *size)
 {
     const struct task_index *deduction = &tasks->index[KIND_DEDUCTION];
     const struct task_index *abduction = &tasks->index[KIND_ABDUCTION];
@@ -431,9 +433,27 @@ uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling m
     }
     // Uniform over the concatenation; `recent` keeps the split and weighs inside the half.
     bool first = rng_below(rng, both) < (uint64_t)deduction->count;
+    const struct task_index *index = first ? deduction : abduction;
     uint64_t id = 0;
-    (void)task_index_sample(first ? deduction : abduction, &id, 1, mode, rng);
+    (void)task_index_sample(index, &id, 1, mode, rng);
+    *size = task_index_size(index, id);
     return id;
+}
+
+uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling mode,
+                            int64_t candidates, struct rng *rng)
+{
+    uint64_t best = 0;
+    uint32_t best_size = UINT32_MAX;
+    for (int64_t i = 0; i < candidates; i++) {
+        uint32_t size = 0;
+        uint64_t id = draw_candidate(tasks, mode, rng, &size);
+        if (size < best_size) {
+            best = id;
+            best_size = size;
+        }
+    }
+    return best;
 }
 
 static void bind_text(sqlite3_stmt *row, int column, const char *text)
@@ -528,7 +548,10 @@ int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t 
     }
     task->id = tasks->next_task++;
     *duplicate = false;
-    struct task_entry entry = {.id = task->id, .step = (int64_t)task->step, .digest = digest};
+    struct task_entry entry = {.id = task->id,
+                               .step = (int64_t)task->step,
+                               .digest = digest,
+                               .size = (uint32_t)strlen(task->program)};
     uint64_t left = task_index_add(&tasks->index[kind], entry);
     count_task(tasks, task, 1);
     if (left == 0) {

@@ -71,10 +71,11 @@ const struct task_index *tasks_index(const struct tasks *tasks, enum task_kind k
 const struct counts *tasks_inputs(const struct tasks *tasks, enum task_kind kind);
 const struct counts *tasks_outputs(const struct tasks *tasks, enum task_kind kind);
 
-// tasks_draw_program draws one task among those of deduction and abduction: an induction proposal
-// shows its program. 0 when there is none.
+// tasks_draw_program draws `candidates` tasks, each among those of deduction and abduction, and
+// gives the one with the shortest program, the first of equals: an induction proposal shows it. 0
+// when there is none.
 uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling mode,
-                            struct rng *rng);
+                            int64_t candidates, struct rng *rng);
 
 // tasks_digest is the key of a duplicate: kind, program without trailing blanks and blank lines,
 // inputs without surrounding blanks.

@@ -198,6 +198,77 @@ static void test_foreign_numerics(void **state)
     batch_destroy(batch);
 }
 
+// azr.proposer_weight: a proposer's block has so many times the weight of a solver's.
+static void test_proposer_weight(void **state)
+{
+    struct scene *scene = *state;
+    scene->config.azr.proposer_weight = 0.25;
+    struct group *group = add_proposal(scene, 0, 0.5);
+    add_proposal(scene, 1, 0.25);
+    group_expect(group, 2);
+    set_play(&group->answers[0], 7, 2, KELVIN__OUTCOME__OK, true);
+    set_play(&group->answers[1], 8, 4, KELVIN__OUTCOME__WRONG, true);
+    struct batch *batch = build(scene, "cpu-f32");
+    double sums[2] = {0};
+    for (int32_t i = 0; i < batch->count; i++) {
+        const struct sequence *sequence = &batch->sequences[i];
+        for (int32_t k = 0; k < sequence->count; k++) {
+            sums[sequence->ids[2] < 10] += (double)sequence->weight[k];
+        }
+    }
+    assert_float_equal(sums[0], 0.2, 1e-6); // 1/4 to 1, of a sum of 1
+    assert_float_equal(sums[1], 0.8, 1e-6);
+    batch_destroy(batch);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// azr.shuffle_rewards: every block keeps its rewards, in another order; the same seed and step give
+// the same order.
+static void test_shuffled_rewards(void **state)
+{
+    enum { COUNT = 12 };
+    struct scene *scene = *state;
+    for (int32_t i = 0; i < COUNT; i++) {
+        struct group *group = add_proposal(scene, i, (i + 1) / 16.0);
+        group_expect(group, 1);
+        set_play(&group->answers[0], 7, 2, KELVIN__OUTCOME__WRONG, true);
+    }
+    struct batch *plain = build(scene, "cpu-f32");
+    struct batch *mixed[2];
+    scene->config.azr.shuffle_rewards = true;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(batch_create(&mixed[i], scene->groups, scene->count, &scene->config, true,
+                                      4, "cpu-f32", NULL),
+                         0);
+    }
+    double before[COUNT], after[COUNT];
+    int count = 0, moved = 0;
+    for (int32_t i = 0; i < plain->row_count; i++) {
+        assert_true(mixed[0]->rows[i].reward == mixed[1]->rows[i].reward);
+        if (plain->rows[i].role == ROLE_SOLVE) {
+            assert_true(mixed[0]->rows[i].reward == -0.5); // no proposer's reward came here
+            continue;
+        }
+        before[count] = plain->rows[i].reward;
+        after[count++] = mixed[0]->rows[i].reward;
+        moved += plain->rows[i].reward != mixed[0]->rows[i].reward;
+    }
+    assert_int_equal(count, COUNT);
+    assert_true(moved > COUNT / 2);
+    qsort(before, COUNT, sizeof(*before), compare_doubles);
+    qsort(after, COUNT, sizeof(*after), compare_doubles);
+    assert_memory_equal(before, after, sizeof(before));
+    batch_destroy(plain);
+    batch_destroy(mixed[0]);
+    batch_destroy(mixed[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -206,6 +277,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_fresh_estimates, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_to_learn, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_numerics, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_proposer_weight, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shuffled_rewards, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

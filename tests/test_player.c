@@ -2,6 +2,7 @@
 #include "tests/support.h"
 
 #include "common/base/check.h"
+#include "learner/generator.h"
 #include "learner/player.h"
 
 #include <math.h>
@@ -359,6 +360,54 @@ static void test_infrastructure_drops(void **state)
     assert_false(group->valid);
 }
 
+// azr.proposals: generator asks no actor for a proposal: a program that no test holds is validated
+// with its inputs; one that fails is replaced by another; a valid one is estimated.
+static void test_generated_proposals(void **state)
+{
+    struct scene *scene = *state;
+    struct asked *item = NULL;
+    scene->config.azr.proposals = PROPOSALS_GENERATOR;
+    scene->config.azr.inputs = 4;
+    struct group *group = replay_open(scene->replay, 1, KIND_INDUCTION, ROLE_PROPOSE, 0);
+    player_propose(&scene->player, group);
+    char first[512];
+    const Kelvin__VerifyRequest *request = next_request(&item);
+    assert_int_equal(request->check, KELVIN__CHECK__VALIDATE);
+    assert_int_equal(request->n_inputs, 4);
+    assert_false(generator_held_out(request->program));
+    (void)snprintf(first, sizeof(first), "%s", request->program);
+    answer_verdict(item, KELVIN__OUTCOME__RAISED, first, 0.0F);
+    assert_int_equal(scene->validated, 0);
+    request = next_request(&item);
+    assert_int_equal(request->check, KELVIN__CHECK__VALIDATE);
+    assert_string_not_equal(request->program, first);
+    char program[] = "def f(a):\n return a", one[] = "1", two[] = "2";
+    char *pair[] = {one, two};
+    Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
+    verdict.outcome = KELVIN__OUTCOME__OK;
+    verdict.program = program;
+    verdict.n_inputs = verdict.n_outputs = 2;
+    verdict.inputs = verdict.outputs = pair;
+    item->verdict_fn(item->context, item->tag, &verdict);
+    assert_int_equal(scene->validated, 1);
+    const Kelvin__Prompt *prompt = next_prompt(&item);
+    assert_int_equal(prompt->role, KELVIN__ROLE__SOLVE);
+    assert_string_equal(prompt->task->program, program);
+}
+
+// With azr.induction_candidates an induction proposal is shown the shortest of the programs drawn.
+static void test_short_induction_programs(void **state)
+{
+    struct scene *scene = *state;
+    struct asked *item = NULL;
+    scene->config.azr.induction_candidates = 64; // the long one of six would have to come each time
+    for (int32_t slot = 0; slot < 8; slot++) {
+        struct group *group = replay_open(scene->replay, 1, KIND_INDUCTION, ROLE_PROPOSE, slot);
+        player_propose(&scene->player, group);
+        assert_null(strstr(next_prompt(&item)->task->program, "g_0"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -368,6 +417,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_composites, setup, teardown),
         cmocka_unit_test_setup_teardown(test_composites_are_optional, setup, teardown),
         cmocka_unit_test_setup_teardown(test_infrastructure_drops, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_generated_proposals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_short_induction_programs, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,13 +73,28 @@ static void test_duplicates(void **state)
     assert_float_equal(reward_propose(&config, &result), 0.75, 0.0);
 }
 
+// The variance form peaks where the task is solved half of the time; the ends earn what they did.
+static void test_variance(void **state)
+{
+    (void)state;
+    struct run_config config = *defaults();
+    config.azr.learnability = LEARNABILITY_VARIANCE;
+    static const struct {
+        double accuracy, reward;
+    } cases[] = {{0.0, -0.5}, {0.25, 0.75}, {0.5, 1.0}, {0.75, 0.75}, {1.0, -0.5}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        struct proposal_result result = {
+            .outcome = OUTCOME_OK, .formatted = true, .accuracy = cases[i].accuracy};
+        assert_float_equal(reward_propose(&config, &result), cases[i].reward, 0.0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_proposer),
-        cmocka_unit_test(test_every_failure_is_invalid),
-        cmocka_unit_test(test_solver),
-        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_proposer), cmocka_unit_test(test_every_failure_is_invalid),
+        cmocka_unit_test(test_solver),   cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_variance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

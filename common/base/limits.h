@@ -7,13 +7,14 @@ enum {
     LOG_LINE_MAX = 2048, // bytes of one log line
 
     // Text of a task. AZR.md section 3 bounds a repr at 4096; the rest keeps messages small.
-    PROGRAM_BYTES_MAX = 65536, // source of one program
-    INPUT_BYTES_MAX = 16384,   // one argument list
-    OUTPUT_BYTES_MAX = 4096,   // repr of one result
-    MESSAGE_BYTES_MAX = 16384, // the hint of an induction task
-    TASK_INPUTS_MAX = 64,      // input/output pairs of one task
-    TASK_REFERENCES_MAX = 64,  // references shown in one proposal prompt
-    COMPOSITES_MAX = 8,        // stored functions that one proposed program must call
+    PROGRAM_BYTES_MAX = 65536,     // source of one program
+    INPUT_BYTES_MAX = 16384,       // one argument list
+    OUTPUT_BYTES_MAX = 4096,       // repr of one result
+    MESSAGE_BYTES_MAX = 16384,     // the hint of an induction task
+    TASK_INPUTS_MAX = 64,          // input/output pairs of one task
+    TASK_REFERENCES_MAX = 64,      // references shown in one proposal prompt
+    COMPOSITES_MAX = 8,            // stored functions that one proposed program must call
+    INDUCTION_CANDIDATES_MAX = 64, // stored programs among which an induction proposal's is chosen
 
     // Tokenizers.
     VOCAB_MAX = 1 << 20,  // ids of one tokenizer; the largest in use have 262,144

@@ -1,6 +1,7 @@
 #include "common/base/run_check.h"
 
 #include "common/base/limits.h"
+#include "common/base/task.h"
 
 #include <errno.h>
 #include <string.h>
@@ -31,6 +32,12 @@ static int check_play(const struct run_config *config, struct error *err)
              config->azr.warmup_solver_steps > 0,
          "azr.warmup_solver_steps delays a proposer that azr.propose: false never trains; remove "
          "one of them"},
+        {config->azr.proposals == PROPOSALS_GENERATOR &&
+             strcmp(config->azr.style, "compact") != 0 && strcmp(config->azr.style, "auto") != 0,
+         "azr.proposals: generator makes tasks for the style compact; set azr.style=compact or "
+         "azr.proposals=model"},
+        {config->azr.proposals == PROPOSALS_GENERATOR && (config->azr.types >> KIND_ERROR & 1) != 0,
+         "azr.proposals: generator makes no tasks of the type error; leave it out of azr.types"},
         {config->azr.composite_min > config->azr.composite_max,
          "azr.composite_min is above azr.composite_max; swap them"},
         {config->azr.tasks_max < config->azr.batch,

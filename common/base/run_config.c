@@ -13,6 +13,8 @@ static const char *const backend_names[] = {"auto", "rewind", "zygote", NULL};
 static const char *const isolation_names[] = {"strict", "namespaces", "process", NULL};
 static const char *const type_names[] = {"deduction", "abduction", "induction", "error", NULL};
 static const char *const reward_names[] = {"learnability_and_accuracy", NULL};
+static const char *const learnability_names[] = {"complement", "variance", NULL};
+static const char *const proposals_names[] = {"model", "generator", NULL};
 static const char *const rollouts_names[] = {"fresh", "reuse", NULL};
 static const char *const data_names[] = {"max_new", "half_new", "uniform", "recent", NULL};
 static const char *const references_names[] = {"uniform", "recent", NULL};
@@ -62,6 +64,11 @@ static const struct option rows[] = {
         "N: inputs of an induction task, at least 2; 0: 10, or 4 in style compact"),
     INT("azr.samples", azr.samples, "8", 2, SAMPLES_MAX,
         "n: solver rollouts that estimate a proposal's accuracy"),
+    CHOICE("azr.proposals", azr.proposals, "model", proposals_names,
+           "who makes new tasks: the model, or, as a control, the program generator of `kelvin "
+           "pretrain` (style compact)"),
+    INT("azr.induction_candidates", azr.induction_candidates, "1", 1, INDUCTION_CANDIDATES_MAX,
+        "stored programs drawn for an induction proposal; the shortest is shown"),
     CHOICE("azr.solver_rollouts", azr.solver_rollouts, "fresh", rollouts_names,
            "train on fresh rollouts, or reuse the n estimation rollouts"),
     CHOICE("azr.solver_data", azr.solver_data, "max_new", data_names,
@@ -88,7 +95,10 @@ static const struct option rows[] = {
     CHOICE("azr.aggregate", azr.aggregate, "block", aggregate_names,
            "every block weighs the same, or every token"),
     CHOICE("azr.reward", azr.reward, "learnability_and_accuracy", reward_names,
-           "proposer: 1 - mean accuracy of its task; solver: 1 for the right answer"),
+           "proposer: azr.learnability of its task; solver: 1 for the right answer"),
+    CHOICE("azr.learnability", azr.learnability, "complement", learnability_names,
+           "of a task solved at rate a, 0 < a < 1: 1 - a, or 4a(1 - a), which is highest in the "
+           "middle"),
     REAL("azr.zero_learnability_reward", azr.zero_learnability_reward, "-0.5", -1, 1,
          "a proposal that is always or never solved"),
     REAL("azr.invalid_reward", azr.invalid_reward, "-1", -1, 0,
@@ -97,6 +107,10 @@ static const struct option rows[] = {
          "of a valid proposal that the store holds already; 1: as any other"),
     BOOL("azr.hold_out", azr.hold_out, "false",
          "drop proposals of programs that `kelvin eval` keeps for tests (a sixteenth)"),
+    REAL("azr.proposer_weight", azr.proposer_weight, "1", 0.001, 1000,
+         "weight of a proposer's block in the loss beside a solver's"),
+    BOOL("azr.shuffle_rewards", azr.shuffle_rewards, "false",
+         "a control: rewards are dealt out at random within their block, so that none is earned"),
     REAL("azr.wrong_reward", azr.wrong_reward, "-0.5", -1, 0, "a well-formatted wrong answer"),
     BOOL("azr.format_reward", azr.format_reward, "true",
          "a response in the wrong form earns invalid_reward; false: only its content counts"),

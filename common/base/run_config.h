@@ -7,6 +7,8 @@
 
 enum backend_choice { BACKEND_AUTO, BACKEND_REWIND, BACKEND_ZYGOTE };
 enum isolation { ISOLATION_STRICT, ISOLATION_NAMESPACES, ISOLATION_PROCESS };
+enum learnability { LEARNABILITY_COMPLEMENT, LEARNABILITY_VARIANCE };
+enum proposal_source { PROPOSALS_MODEL, PROPOSALS_GENERATOR };
 enum solver_rollouts { ROLLOUTS_FRESH, ROLLOUTS_REUSE };
 enum solver_data { DATA_MAX_NEW, DATA_HALF_NEW, DATA_UNIFORM, DATA_RECENT };
 enum reference_sampling { REFERENCES_UNIFORM, REFERENCES_RECENT };
@@ -49,6 +51,8 @@ struct run_config {
         int64_t references;
         int64_t inputs;
         int64_t samples;
+        int proposals;
+        int64_t induction_candidates;
         int solver_rollouts;
         int solver_data;
         int reference_sampling;
@@ -58,6 +62,9 @@ struct run_config {
         int64_t tasks_max;
         unsigned types; // bits 1 << enum task_kind: the kinds that are played
         int reward;
+        int learnability;
+        double proposer_weight;
+        bool shuffle_rewards;
         bool propose;
         int64_t warmup_solver_steps;
         int whitening;
