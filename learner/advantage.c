@@ -79,7 +79,8 @@ void trr_advantage(float *advantage, const struct response *responses, int32_t c
         baseline == BASELINE_TASK ? gather_tasks(responses, count, whitening) : NULL;
     for (int32_t i = 0; i < count; i++) {
         const struct moments *own = &block[responses[i].block];
-        const struct moments *base = task != NULL ? &task[responses[i].task] : own;
+        bool alone = task == NULL || task[responses[i].task].responses == 1;
+        const struct moments *base = alone ? own : &task[responses[i].task];
         double centred = responses[i].reward - base->sum / base->weight;
         advantage[i] = (float)(centred * scale_of(own));
     }

@@ -25,7 +25,8 @@ struct response {
 // trr_advantage turns rewards into advantages.
 //   advantage  [count]  written
 //   responses  [count]
-// A response is centred on its block's mean (`baseline` TASK: on the mean over its task's rollouts)
+// A response is centred on its block's mean (`baseline` TASK: on the mean over its task's rollouts;
+// one alone in its task, as every proposal is, on the block's)
 // and scaled by the block's unbiased standard deviation, sqrt(variance + 1e-8). WHITEN_TOKEN
 // weighs a response by its tokens in mean and variance, WHITEN_SEQUENCE by one. A block with fewer
 // than two responses or no spread gets zeros: it carries no signal. Sums run in the order given.

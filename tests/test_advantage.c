@@ -62,6 +62,18 @@ static void test_task_baseline(void **state)
     assert_float_equal(advantage[3], 0.0, 1e-6);
 }
 
+// A response that is alone in its task keeps its signal: it is centred on its block.
+static void test_alone_in_its_task(void **state)
+{
+    (void)state;
+    const struct response responses[] = {{.reward = 1.0, .tokens = 5, .task = 0},
+                                         {.reward = 0.0, .tokens = 5, .task = 1}};
+    float advantage[2];
+    trr_advantage(advantage, responses, 2, WHITEN_SEQUENCE, BASELINE_TASK);
+    assert_float_equal(advantage[0], 0.70710678, 1e-6); // 0.5 / sqrt(0.5)
+    assert_float_equal(advantage[1], -0.70710678, 1e-6);
+}
+
 // A single-token block of two responses: the unbiased variance has M - 1 = 1, no division by zero.
 static void test_shortest_block(void **state)
 {
@@ -77,9 +89,9 @@ static void test_shortest_block(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_token_weights),    cmocka_unit_test(test_sequence_weights),
-        cmocka_unit_test(test_blocks_are_apart), cmocka_unit_test(test_task_baseline),
-        cmocka_unit_test(test_shortest_block),
+        cmocka_unit_test(test_token_weights),     cmocka_unit_test(test_sequence_weights),
+        cmocka_unit_test(test_blocks_are_apart),  cmocka_unit_test(test_task_baseline),
+        cmocka_unit_test(test_alone_in_its_task), cmocka_unit_test(test_shortest_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
