@@ -12,6 +12,7 @@
 #include "common/wire/loop.h"
 #include "learner/drain.h"
 #include "learner/exit.h"
+#include "learner/generator.h"
 #include "learner/player.h"
 #include "learner/publish.h"
 #include "learner/settle.h"
@@ -22,7 +23,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PATH_BYTES = 4096, RUN_TIMEOUT_MS = 20000, LINE_MS = 500, EVAL_KINDS = 3 };
+enum { PATH_BYTES = 4096, LINE_MS = 500 };
 
 enum pass_name { PASS_SAMPLED, PASS_GREEDY, PASS_FORCED, PASSES };
 enum guesser { GUESS_CONSTANT, GUESS_ECHO, GUESSERS };
@@ -45,7 +46,7 @@ struct pass {
     struct run_config config; // the run's, with this pass's temperature
     struct player player;
     int32_t samples;
-    struct tally tallies[EVAL_KINDS];
+    struct tally tallies[SUITE_KINDS];
 };
 
 struct evaluate {
@@ -60,17 +61,12 @@ struct evaluate {
     struct suite *suite;
     struct replay *replay; // owns the groups
     struct pass passes[PASSES];
-    struct tally guesses[GUESSERS][EVAL_KINDS];
-    int32_t chunks_open; // sources that have not run
-    int64_t open, done;  // groups and guesses
+    struct tally guesses[GUESSERS][SUITE_KINDS];
+    int32_t unanswered;        // requests of the suite
+    int64_t open, done, total; // groups and guesses
     uint64_t line_ms;
     int exit_code;
 };
-
-static int64_t groups_max(const struct run_config *config)
-{
-    return config->eval.tasks * (2 * EVAL_KINDS + 2 + (int64_t)GUESSERS * EVAL_KINDS);
-}
 
 // --- the end ---
 
@@ -123,7 +119,7 @@ static json_t *tally_json(const struct tally *tally)
 static void put_tallies(json_t *object, const char *name, const struct tally *tallies)
 {
     json_t *kinds = json_object();
-    for (int kind = 0; kind < EVAL_KINDS; kind++) {
+    for (int kind = 0; kind < SUITE_KINDS; kind++) {
         if (tallies[kind].tasks + tallies[kind].dropped > 0) {
             (void)json_object_set_new(kinds, task_kind_name((enum task_kind)kind),
                                       tally_json(&tallies[kind]));
@@ -161,7 +157,8 @@ static void one_done(struct evaluate *run)
     uint64_t now = clock_ms();
     if (now - run->line_ms >= LINE_MS || run->open == 0) {
         run->line_ms = now;
-        (void)printf("{\"step\": %lld}\n", (long long)run->done);
+        (void)printf("{\"step\": %lld, \"steps\": %lld}\n", (long long)run->done,
+                     (long long)run->total);
         (void)fflush(stdout);
     }
     if (run->open > 0) {
@@ -181,8 +178,10 @@ static void tally_add(struct tally *tally, double score, int length)
     tally->tasks++;
     tally->sum += score;
     tally->squares += score * score;
-    tally->length_tasks[length - 1]++;
-    tally->length_sums[length - 1] += score;
+    if (length > 0) {
+        tally->length_tasks[length - 1]++;
+        tally->length_sums[length - 1] += score;
+    }
 }
 
 static void on_closed(void *context, struct group *group)
@@ -234,7 +233,7 @@ static void pass_init(struct evaluate *run, enum pass_name name)
 static void play(struct evaluate *run, struct pass *pass, enum task_kind kind, int32_t index)
 {
     struct group *group = replay_open(run->replay, 1, kind, ROLE_SOLVE, index);
-    group->task = suite_task(run->suite, kind, index);
+    group->task = suite_copy(suite_task(run->suite, kind, index));
     group_expect(group, pass->samples);
     run->open++;
     player_solve(&pass->player, group);
@@ -272,10 +271,9 @@ static char *commonest(const struct evaluate *run, enum task_kind kind)
     char **texts = calloc((size_t)count + 1, sizeof(char *));
     CHECK(texts != NULL);
     for (int32_t i = 0; i < count; i++) {
-        Kelvin__Task *task = suite_task(run->suite, kind, i);
+        const Kelvin__Task *task = suite_task(run->suite, kind, i);
         texts[i] = strdup(kind == KIND_DEDUCTION ? task->outputs[0] : task->inputs[0]);
         CHECK(texts[i] != NULL);
-        kelvin__task__free_unpacked(task, NULL);
     }
     qsort(texts, (size_t)count, sizeof(char *), compare_texts);
     int32_t best = 0, best_votes = 0, votes = 0;
@@ -312,8 +310,8 @@ static void guess_text(char *out, size_t size, enum guesser guesser, const Kelvi
 static int guess(struct evaluate *run, enum guesser guesser, enum task_kind kind, int32_t index,
                  const char *common)
 {
-    char text[GENERATED_TEXT_MAX];
-    Kelvin__Task *task = suite_task(run->suite, kind, index);
+    char text[INPUT_BYTES_MAX + 64];
+    const Kelvin__Task *task = suite_task(run->suite, kind, index);
     guess_text(text, sizeof(text), guesser, task, common);
     size_t shown = kind == KIND_INDUCTION ? (size_t)prompt_shown((int)task->n_inputs) : 0;
     Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
@@ -334,9 +332,7 @@ static int guess(struct evaluate *run, enum guesser guesser, enum task_kind kind
                               .tally = &run->guesses[guesser][kind],
                               .length = suite_length(run->suite, kind, index)};
     run->open++;
-    int code = hub_verify(run->hub, &request, on_guess, context, 0);
-    kelvin__task__free_unpacked(task, NULL);
-    return code;
+    return hub_verify(run->hub, &request, on_guess, context, 0);
 }
 
 // play_task starts one task in every pass, and the guesses at it.
@@ -355,7 +351,12 @@ static void play_task(struct evaluate *run, enum task_kind kind, int32_t index, 
 
 static void play_all(struct evaluate *run)
 {
-    for (int k = 0; k < EVAL_KINDS; k++) {
+    run->total = 0;
+    for (int kind = 0; kind < SUITE_KINDS; kind++) {
+        int passes = kind == KIND_INDUCTION ? PASSES - 1 : PASSES;
+        run->total += (int64_t)suite_count(run->suite, (enum task_kind)kind) * (passes + GUESSERS);
+    }
+    for (int k = 0; k < SUITE_KINDS; k++) {
         enum task_kind kind = (enum task_kind)k;
         CLEANUP(freep) char *common = kind == KIND_INDUCTION ? NULL : commonest(run, kind);
         for (int32_t i = 0; i < suite_count(run->suite, kind); i++) {
@@ -366,53 +367,46 @@ static void play_all(struct evaluate *run)
 
 // --- the suite ---
 
-static void on_source(void *context, uint64_t chunk, const Kelvin__Verdict *verdict)
+static void on_answer(void *context, uint64_t index, const Kelvin__Verdict *verdict)
 {
     struct evaluate *run = context;
     struct error err = {0};
     if (drain_begun(run->drain)) {
         return;
     }
-    int code = 0;
-    if (verdict->outcome != KELVIN__OUTCOME__OK || verdict->n_outputs != 1) {
-        code = error_set(&err, -EIO, "the held-out programs did not run: %s %s", verdict->exception,
-                         verdict->detail);
-    }
-    code = code < 0 ? code : suite_results(run->suite, (int32_t)chunk, verdict->outputs[0], &err);
-    if (code < 0) {
+    int code = suite_answer(run->suite, (int32_t)index, verdict, &err);
+    if (code == -EINVAL) {
+        log_error("eval", "%s", err.text);
+        drain_begin(run->drain, EXIT_BAD_INPUT, "the suite is not valid");
+    } else if (code < 0) {
         fail(run, &err);
-    } else if (--run->chunks_open == 0) {
+    } else if (--run->unanswered == 0) {
         play_all(run);
     }
 }
 
 static int ask_for_suite(struct evaluate *run, struct error *err)
 {
-    char zero[] = "0";
-    char *inputs[] = {zero};
-    run->chunks_open = suite_chunks(run->suite);
+    run->unanswered = suite_requests(run->suite);
     int code = 0;
-    for (int32_t chunk = 0; code == 0 && chunk < suite_chunks(run->suite); chunk++) {
-        CLEANUP(freep) char *source = suite_source(run->suite, chunk);
+    for (int32_t i = 0; code == 0 && i < suite_requests(run->suite); i++) {
         Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
-        request.check = KELVIN__CHECK__RUN;
-        request.program = source;
-        request.inputs = inputs;
-        request.n_inputs = 1;
-        request.timeout_ms = RUN_TIMEOUT_MS;
-        code = hub_verify(run->hub, &request, on_source, run, (uint64_t)chunk);
+        request.timeout_ms = (uint32_t)run->config->verifier.timeout_ms;
+        suite_request(run->suite, i, &request);
+        code = hub_verify(run->hub, &request, on_answer, run, (uint64_t)i);
     }
     return code < 0 ? error_set(err, code, "the verifiers take no request") : 0;
 }
 
 // --- the start ---
 
-// check_suite refuses what the held-out suite cannot measure; `config` is settled.
-static int check_suite(const struct run_config *config, struct error *err)
+// check_generated refuses what the generated suite cannot measure; `config` is settled.
+static int check_generated(const struct run_config *config, struct error *err)
 {
     if (strcmp(config->azr.style, "compact") != 0) {
         return error_set(err, -EINVAL,
-                         "azr.style is %s: the held-out suite is for models of the style compact",
+                         "azr.style is %s: the held-out suite is for models of the style compact; "
+                         "eval.file=FILE has tasks for any",
                          config->azr.style);
     }
     if (config->azr.inputs > GENERATED_INPUTS_MAX) {
@@ -420,6 +414,25 @@ static int check_suite(const struct run_config *config, struct error *err)
                          (long long)config->azr.inputs, GENERATED_INPUTS_MAX);
     }
     return 0;
+}
+
+// open_suite makes the suite; run->total is then the most that can be played.
+static int open_suite(struct evaluate *run, struct error *err)
+{
+    const struct run_config *config = run->config;
+    int64_t tasks = config->eval.tasks;
+    int code = 0;
+    if (config->eval.file[0] != '\0') {
+        code = suite_read(&run->suite, config->eval.file, err);
+        tasks = code < 0 ? 0 : suite_requests(run->suite);
+    } else {
+        code = check_generated(config, err);
+        code = code < 0 ? code
+                        : suite_generate(&run->suite, (uint64_t)config->seed, (int32_t)tasks,
+                                         (int32_t)config->azr.inputs, err);
+    }
+    run->total = tasks * ((2 + GUESSERS) * SUITE_KINDS + 2);
+    return code;
 }
 
 static int open_wire(struct evaluate *run, struct error *err)
@@ -430,7 +443,7 @@ static int open_wire(struct evaluate *run, struct error *err)
         .style = config->azr.style,
         .incarnation = clock_ns() | 1,
         .lease_ms = (uint32_t)(config->learner.lease_s * 1000),
-        .requests_max = (int32_t)(groups_max(config) * config->eval.samples + SUITE_CHUNK)};
+        .requests_max = (int32_t)(run->total * config->eval.samples + suite_requests(run->suite))};
     const struct publish_config publish = {
         .endpoint = config->weights_endpoint,
         .model_dir = config->model,
@@ -459,12 +472,9 @@ static int open_run(struct evaluate *run, struct run_config *resolved, struct er
     code = code < 0 ? code
                     : settle_model(resolved, config->model, &run->shape, &run->params,
                                    &run->weights, err);
-    code = code < 0 ? code : check_suite(config, err);
+    code = code < 0 ? code : open_suite(run, err);
     code = code < 0 ? code : file_make_dirs(config->run_dir, err);
     code = code < 0 ? code : run_config_endpoints(resolved, err);
-    code = code < 0 ? code
-                    : suite_create(&run->suite, (uint64_t)config->seed, (int32_t)config->eval.tasks,
-                                   (int32_t)config->azr.inputs, err);
     code = code < 0 ? code : replay_create(&run->replay, 0, err);
     code = code < 0 ? code : loop_create(&run->loop, &events, err);
     code = code < 0 ? code : open_wire(run, err);

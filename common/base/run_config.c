@@ -263,6 +263,9 @@ static const struct option rows[] = {
 
     INT("eval.tasks", eval.tasks, "200", 2, EVAL_TASKS_MAX,
         "held-out tasks a type that `kelvin eval` plays"),
+    STRING("eval.file", eval.file, "",
+           "JSON lines of tasks to measure on, in the form of azr.seed_file; empty: held-out "
+           "programs of the generator"),
     INT("eval.samples", eval.samples, "8", 1, SAMPLES_MAX,
         "answers a task where it samples; a greedy answer comes once"),
 };

@@ -163,6 +163,7 @@ struct run_config {
 
     struct {
         int64_t tasks;
+        char file[CONFIG_STRING_MAX];
         int64_t samples;
     } eval;
 };

@@ -1,4 +1,4 @@
-// kelvin eval: what a model can do, on held-out programs of the generator.
+// kelvin eval: what a model can do, on held-out programs of the generator or tasks of a file.
 #include "common/base/cleanup.h"
 #include "common/base/json.h"
 #include "common/base/task.h"
@@ -25,7 +25,9 @@ static void print_help(void)
         "  forced    sampled, the answer made to begin with the thinking part\n"
         "  constant  a guesser: the commonest gold answer (induction: the first shown output)\n"
         "  echo      a guesser: what is given, as it is (induction: f returns its argument)\n\n"
-        "Tasks are a function of `seed` and eval.tasks.\n\n"
+        "Tasks are a function of `seed` and eval.tasks; with eval.file=FILE they are those of\n"
+        "FILE, JSON lines with snippet, input, output (a deduction and an abduction) or with\n"
+        "snippet, inputs, outputs, message (an induction), for any model and style.\n\n"
         "Exit code: 0 done, 2 bad input, 128+N stopped by signal N, 1 otherwise.\n\n"
         "Keys that matter here: eval.*, model, seed, rollout.*, azr.inputs, actors, verifiers,\n"
         "run_dir. All keys, in the file or as key=value:\n");
@@ -83,8 +85,6 @@ int command_eval(int argc, char **argv)
     if (code < 0) {
         return cli_fail(argv[0], "%s", err.text);
     }
-    // Two passes over three types, one over two, and two guessers (learner/evaluate.h).
-    job.units = job.config.eval.tasks * (2 * EVAL_KINDS + 2 + 2 * EVAL_KINDS);
     code = job_run(&job);
     if (code == 0 && print_table(&job.config, &err) < 0) {
         return cli_fail(argv[0], "%s", err.text);

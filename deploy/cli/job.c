@@ -250,7 +250,7 @@ int job_run(const struct job *job)
     }
     size_t log_start = file_size(launches[0].log_path);
     struct progress progress;
-    progress_init(&progress, stdout, job->units > 0 ? job->units : job->config.steps);
+    progress_init(&progress, stdout, job->config.steps);
     int code = supervisor_run(&launches[0].spec, workers, count, progress_event, &progress, &err);
     progress_finish(&progress);
     if (code < 0) {

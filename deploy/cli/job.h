@@ -25,7 +25,6 @@ struct job {
     bool forks;               // the command takes --fork
     enum job_start start;
     char *from;                     // the word behind --config, --resume or --fork
-    int64_t units;                  // of the progress bar; 0: config.steps
     char config_path[JOB_PATH_MAX]; // the file that workers read
     char run_dir_word[CONFIG_STRING_MAX + 16];
     char *words[JOB_WORDS_MAX]; // key=value words for every program

@@ -142,6 +142,8 @@ void progress_event(void *context, const char *line)
         return;
     }
     progress->step = json_integer_value(json_object_get(event, "step"));
+    const json_t *steps = json_object_get(event, "steps");
+    progress->steps = json_is_integer(steps) ? json_integer_value(steps) : progress->steps;
     if (progress->step_first < 0) {
         progress->step_first = progress->step;
     }

@@ -21,8 +21,9 @@ struct progress {
 
 void progress_init(struct progress *progress, FILE *file, int64_t steps);
 
-// progress_event shows one event line: a JSON object with "step" and the keys of metrics.jsonl. A
-// line that is not one is shown as it is. Its type suits supervisor_run.
+// progress_event shows one event line: a JSON object with "step", "steps" where the learner knows
+// better how many there are, and the keys of metrics.jsonl. A line that is not one is shown as it
+// is. Its type suits supervisor_run.
 void progress_event(void *context, const char *line);
 
 // progress_finish ends the drawn line.
