@@ -137,19 +137,21 @@ static int await(struct host *host, int32_t rank, bool bounded, const char *wher
     static const struct timespec pause = {.tv_nsec = LOOK_MS * 1000000L};
     atomic_uint *arrived = &host->header->seats[rank].arrived;
     uint64_t since_ms = clock_ms();
+    int code = 0;
     for (int spin = 0;; spin++) {
         uint32_t there = atomic_load(arrived);
         if ((int32_t)(there - host->arrivals) >= 0) {
-            return 0;
+            return 0; // even if it has left since: its part of this meeting is done
         }
-        if (spin < SPINS) {
-            continue;
-        }
-        int code = look(host, rank, since_ms, bounded, where, err);
         if (code < 0) {
             return code;
         }
-        futex(arrived, FUTEX_WAIT, there, &pause);
+        if (spin >= SPINS) {
+            code = look(host, rank, since_ms, bounded, where, err);
+            if (code == 0) {
+                futex(arrived, FUTEX_WAIT, there, &pause);
+            }
+        }
     }
 }
 
