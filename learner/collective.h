@@ -33,19 +33,29 @@ struct collective_ops {
     const char *name;
 
     // alloc is zeroed memory, aligned to 64 bytes, for arrays that the calls below exchange; NULL
-    // when there is none. release takes what alloc gave.
+    // when there is none. It may be the same memory at all ranks or each one's own. release takes
+    // what alloc gave.
     void *(*alloc)(struct collective *collective, size_t size);
     void (*release)(struct collective *collective, void *data, size_t size);
 
-    // scatter: slice s is complete at the rank that owns it among `slices`; afterwards every rank
-    // can read, in each slice, the items [from, to) that it asks for. Sizes in bytes.
-    int (*scatter)(struct collective *collective, void *const *slices, int32_t count, size_t from,
-                   size_t to, struct error *err);
+    // Arrays have `items` items of `item` bytes, `size` bytes in all (the last item may be cut).
 
-    // gather: afterwards every rank can read all of `data`, `items` items of `item` bytes (the last
-    // may be cut: `size` bytes in all), each as its owner wrote it.
+    // scatter: slice s is complete at the rank that owns it among `count` slices; afterwards each
+    // rank can read its own items in every slice.
+    int (*scatter)(struct collective *collective, void *const *slices, int32_t count, size_t size,
+                   size_t item, int32_t items, struct error *err);
+
+    // reduce: `data` is each rank's own array of floats; afterwards a rank's own items hold the sum
+    // over the ranks, added in whatever order. NULL where scatter is as cheap.
+    int (*reduce)(struct collective *collective, float *data, size_t size, size_t item,
+                  int32_t items, struct error *err);
+
+    // gather: afterwards every rank can read all of `data`, each item as its owner wrote it.
     int (*gather)(struct collective *collective, void *data, size_t size, size_t item,
                   int32_t items, struct error *err);
+
+    // spread: afterwards every rank can read rank 0's `size` bytes in `data`.
+    int (*spread)(struct collective *collective, void *data, size_t size, struct error *err);
 
     // block: rank 0's bytes for the next call, valid until the one after it. tell hands them to
     // the others, who wait in hear (as long as rank 0 lives). end: all have finished the call.
@@ -53,6 +63,9 @@ struct collective_ops {
     int (*tell)(struct collective *collective, uint32_t kind, struct error *err);
     int (*hear)(struct collective *collective, struct collective_call *call, struct error *err);
     int (*end)(struct collective *collective, struct error *err);
+
+    // check says, without waiting, whether another rank has died or given up.
+    int (*check)(struct collective *collective, struct error *err);
 
     // give_up tells the others that this rank cannot go on; their calls return -EPIPE with `text`.
     void (*give_up)(struct collective *collective, const char *text);

@@ -111,17 +111,21 @@ static void host_give_up(struct collective *collective, const char *text)
     }
 }
 
+static int check_alive(struct host *host, int32_t rank, struct error *err)
+{
+    return is_dead(host, rank) ? error_set(err, -EPIPE, "rank %d (process %d) has died", rank,
+                                           atomic_load(&host->header->seats[rank].pid))
+                               : 0;
+}
+
 // Looks whether the wait for `rank` can still end well.
 static int look(struct host *host, int32_t rank, uint64_t since_ms, bool bounded, const char *where,
                 struct error *err)
 {
     int code = check_failed(host, err);
+    code = code < 0 ? code : check_alive(host, rank, err);
     if (code < 0) {
         return code;
-    }
-    if (is_dead(host, rank)) {
-        return error_set(err, -EPIPE, "rank %d (process %d) has died", rank,
-                         atomic_load(&host->header->seats[rank].pid));
     }
     if (bounded && clock_ms() - since_ms > host->limit_ms) {
         return error_set(err, -ETIMEDOUT, "rank %d has not come to %s within %llu s", rank, where,
@@ -210,12 +214,13 @@ static void host_release(struct collective *collective, void *data, size_t size)
 }
 
 static int host_scatter(struct collective *collective, void *const *slices, int32_t count,
-                        size_t from, size_t to, struct error *err)
+                        size_t size, size_t item, int32_t items, struct error *err)
 {
     (void)slices;
     (void)count;
-    (void)from;
-    (void)to;
+    (void)size;
+    (void)item;
+    (void)items;
     return meet(host_of(collective), "the sum of the gradients", err);
 }
 
@@ -227,6 +232,13 @@ static int host_gather(struct collective *collective, void *data, size_t size, s
     (void)item;
     (void)items;
     return meet(host_of(collective), "the exchange of results", err);
+}
+
+static int host_spread(struct collective *collective, void *data, size_t size, struct error *err)
+{
+    (void)data;
+    (void)size;
+    return meet(host_of(collective), "the spreading of weights", err);
 }
 
 // Makes the mapping of the block as large as the header says.
@@ -286,6 +298,16 @@ static int host_end(struct collective *collective, struct error *err)
     return meet(host_of(collective), "the end of the step", err);
 }
 
+static int host_check(struct collective *collective, struct error *err)
+{
+    struct host *host = host_of(collective);
+    int code = check_failed(host, err);
+    for (int32_t r = 0; code == 0 && r < collective->ranks; r++) {
+        code = r == collective->rank ? 0 : check_alive(host, r, err);
+    }
+    return code;
+}
+
 static void host_close(struct collective *collective)
 {
     struct host *host = host_of(collective);
@@ -316,10 +338,12 @@ static const struct collective_ops host_ops = {
     .release = host_release,
     .scatter = host_scatter,
     .gather = host_gather,
+    .spread = host_spread,
     .block = host_block,
     .tell = host_tell,
     .hear = host_hear,
     .end = host_end,
+    .check = host_check,
     .give_up = host_give_up,
     .close = host_close,
 };

@@ -5,6 +5,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/model/safetensors.h"
+#include "learner/collective_nccl.h"
 #include "learner/exit.h"
 
 #include <errno.h>
@@ -59,6 +60,31 @@ static int start_rank(struct rank_group *group, int32_t rank, int config_fd, str
     return 0;
 }
 
+static int start_ranks(struct rank_group *group, const struct run_config *config,
+                       const char *model_dir, struct error *err)
+{
+    int fd = dump_config(config, model_dir);
+    if (fd < 0) {
+        return error_set(err, fd, "cannot write the configuration for the ranks");
+    }
+    int code = 0;
+    for (int32_t r = 1; code == 0 && r < config->learner.ranks; r++) {
+        code = start_rank(group, r, fd, err);
+    }
+    (void)close(fd);
+    return code;
+}
+
+// Puts NCCL on top of the ranks' shared memory, where the configuration asks for it.
+static int open_nccl(struct collective **collective, const struct run_config *config,
+                     struct error *err)
+{
+    const struct nccl_options options = {.limit_s = (uint32_t)config->learner.rank_limit_s};
+    return config->learner.collective == COLLECTIVE_HOST
+               ? 0
+               : collective_nccl_create(collective, *collective, &options, err);
+}
+
 int rank_group_start(struct rank_group *group, const struct run_config *config,
                      const char *model_dir, struct error *err)
 {
@@ -68,20 +94,15 @@ int rank_group_start(struct rank_group *group, const struct run_config *config,
     }
     char path[PATH_BYTES];
     ranks_path(path, config);
-    int code = collective_host_create(&group->collective, ranks, path,
-                                      (uint32_t)config->learner.rank_limit_s, err);
-    if (code < 0 || !config->learner.start_ranks) {
-        return code;
+    int code =
+        config->learner.collective == COLLECTIVE_NCCL ? collective_nccl_check(NULL, ranks, err) : 0;
+    code = code < 0 ? code
+                    : collective_host_create(&group->collective, ranks, path,
+                                             (uint32_t)config->learner.rank_limit_s, err);
+    if (code == 0 && config->learner.start_ranks) {
+        code = start_ranks(group, config, model_dir, err);
     }
-    int fd = dump_config(config, model_dir);
-    if (fd < 0) {
-        return error_set(err, fd, "cannot write the configuration for %d ranks", ranks);
-    }
-    for (int32_t r = 1; code == 0 && r < ranks; r++) {
-        code = start_rank(group, r, fd, err);
-    }
-    (void)close(fd);
-    return code;
+    return code < 0 ? code : open_nccl(&group->collective, config, err);
 }
 
 // Waits for the end of a rank; one that does not end is killed.
@@ -194,6 +215,7 @@ int rank_run(const struct run_config *config, int32_t rank)
     ranks_path(path, config);
     int code =
         collective_host_join(&collective, rank, path, (uint32_t)config->learner.rank_limit_s, &err);
+    code = code < 0 ? code : open_nccl(&collective, config, &err);
     if (code == 0) {
         code = open_rank(&trainer, config, collective, &err);
         code = code < 0 ? code : trainer_serve(trainer, &err);

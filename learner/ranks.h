@@ -9,7 +9,8 @@
 
 enum ranks_call {
     RANKS_STEP,    // block: a packed step
-    RANKS_REFRESH, // block: int64_t, the updates done; the weights have changed
+    RANKS_REFRESH, // block: int64_t, the updates done; weights and moments have changed
+    RANKS_COLLECT, // no block; rank 0 wants all moments
     RANKS_QUIT,    // no block
 };
 

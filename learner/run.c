@@ -131,7 +131,8 @@ static void save(struct run *run)
         .arrays = {
             .weights = state.weights, .m = state.m, .v = state.v, .updates = *state.updates}};
     struct error err = {0};
-    if (tasks_position(run->tasks, run->done, &checkpoint.last_task, &checkpoint.last_rollout,
+    if (trainer_collect(run->trainer, &err) < 0 ||
+        tasks_position(run->tasks, run->done, &checkpoint.last_task, &checkpoint.last_rollout,
                        &err) < 0) {
         fail(run, &err);
         return;

@@ -34,6 +34,7 @@ struct trainer {
     int64_t updates;
     int slices;
     float *grads[SLICES_MAX];
+    float *grad;            // the one that holds the sum of all
     struct loss_sums *sums; // [slices]
     bool ready;             // trainer_create is through
     bool changed;           // weights or updates were written to: the other ranks do not know
@@ -96,6 +97,7 @@ static int arrays_init(struct trainer *trainer, struct error *err)
         trainer->grads[s] = array_alloc(trainer, size);
         failed = failed || trainer->grads[s] == NULL;
     }
+    trainer->grad = trainer->grads[0];
     return failed ? error_set(err, -ENOMEM, "trainer: no memory for %zu parameters",
                               trainer->model->params.elements)
                   : 0;
@@ -118,6 +120,11 @@ static void arrays_finish(struct trainer *trainer)
     array_free(trainer, trainer->sums, SLICES_MAX * sizeof(*trainer->sums));
 }
 
+static size_t array_size(const struct trainer *trainer)
+{
+    return trainer->model->params.elements * sizeof(float);
+}
+
 // The first weights, from rank 0 to all.
 static int weights_init(struct trainer *trainer, const float *weights, struct error *err)
 {
@@ -130,6 +137,9 @@ static int weights_init(struct trainer *trainer, const float *weights, struct er
         struct collective_call call = {0};
         code = collective->rank == 0 ? collective->ops->tell(collective, RANKS_REFRESH, err)
                                      : collective->ops->hear(collective, &call, err);
+        code = code < 0 ? code
+                        : collective->ops->spread(collective, trainer->weights, array_size(trainer),
+                                                  err);
     }
     if (code == 0) {
         model_set(trainer->model, trainer->weights, trainer->config.published);
@@ -315,6 +325,42 @@ static int gather(const struct trainer *trainer, void *data, size_t size, size_t
                               : collective->ops->gather(collective, data, size, item, items, err);
 }
 
+// Sums the slices: each rank its chunks.
+static int sum_slices(struct trainer *trainer, const struct chunks *own, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    const size_t size = array_size(trainer);
+    const size_t chunk = OPTIMIZER_CHUNK * sizeof(float);
+    const int32_t chunks = chunks_of(own->elements);
+    trainer->grad = trainer->grads[0];
+    if (collective == NULL || collective->ops->reduce == NULL || !trainer->config.any_order) {
+        void *slices[SLICES_MAX];
+        for (int s = 0; s < trainer->slices; s++) {
+            slices[s] = trainer->grads[s];
+        }
+        int code = collective == NULL
+                       ? 0
+                       : collective->ops->scatter(collective, slices, trainer->slices, size, chunk,
+                                                  chunks, err);
+        if (code == 0) {
+            optimizer_reduce(trainer->grads, trainer->slices, own);
+        }
+        return code;
+    }
+    struct chunks all = *own;
+    all.from = 0;
+    all.to = chunks;
+    int first = collective_from(collective, trainer->slices);
+    int last = collective_to(collective, trainer->slices);
+    if (first < last) {
+        trainer->grad = trainer->grads[first];
+        optimizer_reduce(trainer->grads + first, last - first, &all);
+    } else { // more ranks than slices
+        memset(trainer->grad, 0, size);
+    }
+    return collective->ops->reduce(collective, trainer->grad, size, chunk, chunks, err);
+}
+
 // Sums the slices, clips, updates the weights: each rank its chunks, and all read all.
 static int update(struct trainer *trainer, const struct ranks_step *step,
                   struct step_report *report, struct error *err)
@@ -328,21 +374,11 @@ static int update(struct trainer *trainer, const struct ranks_step *step,
                                .threads = trainer->config.threads};
     int code = gather(trainer, trainer->sums, (size_t)trainer->slices * sizeof(*trainer->sums),
                       sizeof(*trainer->sums), trainer->slices, err);
-    if (code == 0 && trainer->collective != NULL) {
-        const size_t chunk = OPTIMIZER_CHUNK * sizeof(float);
-        void *slices[SLICES_MAX];
-        for (int s = 0; s < trainer->slices; s++) {
-            slices[s] = trainer->grads[s];
-        }
-        code = trainer->collective->ops->scatter(trainer->collective, slices, trainer->slices,
-                                                 (size_t)own.from * chunk, (size_t)own.to * chunk,
-                                                 err);
-    }
+    code = code < 0 ? code : sum_slices(trainer, &own, err);
     if (code < 0) {
         return code;
     }
-    optimizer_reduce(trainer->grads, trainer->slices, &own);
-    optimizer_squares(trainer->squares, trainer->grads[0], &own);
+    optimizer_squares(trainer->squares, trainer->grad, &own);
     code = gather(trainer, trainer->squares, (size_t)count * sizeof(double), sizeof(double), count,
                   err);
     report_fill(report, trainer, step->sequences, step->count);
@@ -354,7 +390,7 @@ static int update(struct trainer *trainer, const struct ranks_step *step,
     }
     trainer->updates++;
     const struct trainer_state state = trainer_state(trainer);
-    optimizer_update(&state, trainer->grads[0], report->grad_norm, &step->optimizer, &own);
+    optimizer_update(&state, trainer->grad, report->grad_norm, &step->optimizer, &own);
     code = gather(trainer, trainer->weights, elements * sizeof(float),
                   OPTIMIZER_CHUNK * sizeof(float), count, err);
     if (code == 0) {
@@ -370,6 +406,25 @@ static int run_step(struct trainer *trainer, const struct ranks_step *step,
     return code < 0 ? code : update(trainer, step, report, err);
 }
 
+static int spread_state(struct trainer *trainer, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    float *const arrays[] = {trainer->weights, trainer->m, trainer->v};
+    int code = 0;
+    for (int i = 0; code == 0 && i < 3; i++) {
+        code = collective->ops->spread(collective, arrays[i], array_size(trainer), err);
+    }
+    return code;
+}
+
+static int gather_moments(const struct trainer *trainer, struct error *err)
+{
+    const size_t chunk = OPTIMIZER_CHUNK * sizeof(float);
+    const int32_t chunks = chunks_of(trainer->model->params.elements);
+    int code = gather(trainer, trainer->m, array_size(trainer), chunk, chunks, err);
+    return code < 0 ? code : gather(trainer, trainer->v, array_size(trainer), chunk, chunks, err);
+}
+
 static int tell_refresh(struct trainer *trainer, struct error *err)
 {
     struct collective *collective = trainer->collective;
@@ -379,6 +434,7 @@ static int tell_refresh(struct trainer *trainer, struct error *err)
     }
     *updates = trainer->updates;
     int code = collective->ops->tell(collective, RANKS_REFRESH, err);
+    code = code < 0 ? code : spread_state(trainer, err);
     trainer->changed = code < 0;
     return code < 0 ? code : collective->ops->end(collective, err);
 }
@@ -446,7 +502,11 @@ static int serve_call(struct trainer *trainer, bool *quit, struct error *err)
     case RANKS_REFRESH:
         CHECK(call.size == sizeof(int64_t));
         memcpy(&trainer->updates, call.block, sizeof(int64_t));
+        code = spread_state(trainer, err);
         model_set(trainer->model, trainer->weights, trainer->config.published);
+        break;
+    case RANKS_COLLECT:
+        code = gather_moments(trainer, err);
         break;
     case RANKS_STEP:
         code = ranks_unpack(&step, &call, err);
@@ -475,7 +535,7 @@ int trainer_serve(struct trainer *trainer, struct error *err)
 
 const float *trainer_gradients(const struct trainer *trainer)
 {
-    return trainer->grads[0];
+    return trainer->grad;
 }
 
 struct trainer_state trainer_state(struct trainer *trainer)
@@ -484,6 +544,17 @@ struct trainer_state trainer_state(struct trainer *trainer)
                                   .m = trainer->m,
                                   .v = trainer->v,
                                   .updates = &trainer->updates};
+}
+
+int trainer_collect(struct trainer *trainer, struct error *err)
+{
+    struct collective *collective = trainer->collective;
+    if (collective == NULL || trainer->changed) { // changed: rank 0 alone knows the newest
+        return 0;
+    }
+    int code = collective->ops->tell(collective, RANKS_COLLECT, err);
+    code = code < 0 ? code : gather_moments(trainer, err);
+    return code < 0 ? code : collective->ops->end(collective, err);
 }
 
 void trainer_refresh(struct trainer *trainer)

@@ -88,17 +88,20 @@ int trainer_step(struct trainer *trainer, const struct sequence *sequences, int3
 // trainer (0) or a rank cannot go on (an error).
 int trainer_serve(struct trainer *trainer, struct error *err);
 
-// trainer_gradients is the gradient of the last step, before the clip [params->elements].
+// trainer_gradients is the gradient of the last step, before the clip [params->elements]; over NCCL
+// what this rank has summed of it.
 const float *trainer_gradients(const struct trainer *trainer);
 
 // trainer_state gives the flat arrays for checkpoints and publishing: master weights, first and
 // second moments [params->elements] each, and the count of updates done. Valid until the next step;
-// writing to them must be followed by trainer_refresh. On rank 0 they hold what all ranks computed.
+// writing to them must be followed by trainer_refresh. On rank 0 the weights are those that all
+// ranks computed; the moments too, after trainer_collect.
 struct trainer_state {
     float *weights, *m, *v;
     int64_t *updates;
 };
 struct trainer_state trainer_state(struct trainer *trainer);
+int trainer_collect(struct trainer *trainer, struct error *err); // between two steps
 void trainer_refresh(struct trainer *trainer);
 
 // trainer_model is the model in compute form, with the weights as published.

@@ -26,6 +26,7 @@ static const char *const score_names[] = {"binary", "fraction", "any", NULL};
 static const char *const combine_names[] = {"sum", "product", "sum_product", "product_sum", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
 static const char *const compute_names[] = {"auto", "f32", "bf16", NULL};
+static const char *const collective_names[] = {"host", "nccl", NULL};
 static const char *const published_names[] = {"bf16", "f32", NULL};
 
 #define INT(key, field, initial, min, max, help)                                                   \
@@ -184,6 +185,10 @@ static const struct option rows[] = {
          "rank 0 starts the other ranks; false: they are started by hand, with --rank"),
     BOOL("learner.deterministic", learner.deterministic, "true",
          "sum gradients in one order, whatever the ranks and threads; false takes less memory"),
+    CHOICE("learner.collective", learner.collective, "host", collective_names,
+           "how ranks exchange gradients and weights: host: shared memory; nccl: over their CUDA "
+           "devices, one each, through kelvin_cuda.so, while the CPU computes; with deterministic: "
+           "false NCCL then adds the gradients, in its own order"),
     INT("learner.rank_limit_s", learner.rank_limit_s, "600", 1, 86400,
         "a rank that does not come to a meeting for so long ends the run"),
     INT("learner.threads", learner.threads, "0", 0, 1024,

@@ -19,6 +19,7 @@ enum aggregate { AGGREGATE_BLOCK, AGGREGATE_TOKEN };
 enum induction_score { SCORE_BINARY, SCORE_FRACTION, SCORE_ANY };
 enum lr_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
 enum compute_choice { CHOOSE_AUTO, CHOOSE_F32, CHOOSE_BF16 };
+enum collective_choice { COLLECTIVE_HOST, COLLECTIVE_NCCL };
 enum published_type { PUBLISH_BF16, PUBLISH_F32 };
 
 enum intrinsic_combine { COMBINE_SUM, COMBINE_PRODUCT, COMBINE_SUM_PRODUCT, COMBINE_PRODUCT_SUM };
@@ -112,6 +113,7 @@ struct run_config {
         int64_t ranks;
         bool start_ranks;
         bool deterministic;
+        int collective;
         int64_t rank_limit_s;
         int64_t threads;
         int64_t micro_tokens;

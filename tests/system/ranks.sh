@@ -1,8 +1,10 @@
 #!/bin/sh
-# ranks.sh BIN: a run on 1, 2 and 4 ranks ends with the same bytes; a run whose rank is killed ends with one line that names
-# it, and leaves no process behind; ranks started by hand do what started ones do.
+# ranks.sh BIN [FAKE]: a run on 1, 2 and 4 ranks ends with the same bytes, also over NCCL (FAKE: a kelvin_cuda.so with a
+# stand-in for it); a run whose rank is killed ends with one line that names it, and leaves no process behind; ranks started by
+# hand do what started ones do.
 set -eu
 bin=$1
+fake=${2:-}
 cd "$(dirname "$0")/../.."
 run=$(mktemp -d /tmp/kelvin-ranks-XXXXXX)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$run"' EXIT
@@ -15,6 +17,20 @@ for ranks in 1 2 4; do
         cmp "$run/1/checkpoints/step-2/$file" "$run/$ranks/checkpoints/step-2/$file" || fail "$ranks ranks give another $file"
     done
 done
+
+# Over NCCL, resumed after the first step. The module is looked for beside the program.
+if [ -n "$fake" ]; then
+    mkdir "$run/bin"
+    cp "$bin"/kelvin "$bin"/kelvin-* "$run/bin/"
+    cp "$fake" "$run/bin/kelvin_cuda.so"
+    nccl="run_dir=$run/nccl learner.ranks=2 learner.collective=nccl"
+    "$run/bin/kelvin" train $words steps=1 $nccl >"$run/nccl.log" 2>&1 || fail "over NCCL: exit $?"
+    "$run/bin/kelvin" train --resume "$run/nccl" steps=2 >>"$run/nccl.log" 2>&1 || fail "over NCCL, resumed: exit $?"
+    grep -q "NCCL joins the ranks" "$run/nccl/log/learner.log" || fail "NCCL was not used"
+    for file in model.safetensors trainer.bin; do
+        cmp "$run/1/checkpoints/step-2/$file" "$run/nccl/checkpoints/step-2/$file" || fail "NCCL gives another $file"
+    done
+fi
 
 # By hand: rank 1 comes first and waits.
 for rank in 1 0; do
