@@ -481,7 +481,8 @@ void image_wait_ms(struct image *image, uint32_t ms)
 
 // --- the interface ---
 
-static void fill_start(struct image_start *start, const struct image_config *config)
+static void fill_start(struct image_start *start, const struct image_config *config,
+                       size_t memory_bytes)
 {
     uint32_t variant = (uint32_t)config->variant;
     *start = (struct image_start){
@@ -494,6 +495,7 @@ static void fill_start(struct image_start *start, const struct image_config *con
         .clock_base_s = 1600000000 + (86400 * 411 + 3733) * (int64_t)variant,
         .heap_mb = config->memory_mb / 2,
         .arena_mb = config->memory_mb / 2,
+        .memory_bytes = memory_bytes,
     };
     if (config->forbidden != NULL) {
         size_t size = strnlen(config->forbidden, sizeof(start->forbidden) - 1);
@@ -547,7 +549,7 @@ int image_create(struct image **out, uv_loop_t *loop, const struct image_config 
         return code;
     }
     struct image_start start;
-    fill_start(&start, config);
+    fill_start(&start, config, memory);
     image->config.forbidden = NULL;
     code = open_handles(image, err);
     if (code == 0 &&

@@ -11,7 +11,7 @@ enum {
     IMAGE_FD_REQUEST = 3, // read
     IMAGE_FD_REPLY = 4,   // write
     IMAGE_FD_CONTROL = 5, // zygote: children end here, kills come from here
-    IMAGE_FD_MEMORY = 6,  // rewind: what all writable memory is moved to
+    IMAGE_FD_MEMORY = 6,  // rewind: memory, snapshot and orders, see below
 };
 
 // The first bytes on the request pipe: how the image starts.
@@ -25,6 +25,7 @@ struct image_start {
     int64_t clock_base_s;
     uint32_t heap_mb;
     uint32_t arena_mb;
+    uint64_t memory_bytes; // rewind: size of the memory in IMAGE_FD_MEMORY
     char forbidden[512];
 };
 
@@ -93,8 +94,23 @@ struct image_region {
 
 enum { IMAGE_REGIONS_MAX = 64 };
 
+// The file behind IMAGE_FD_MEMORY holds the memory, a snapshot of it, which is as large, and orders
+// what to copy back. The image maps the last two for reading only.
+struct image_order {
+    uint64_t address; // in the image; of the last one: whether to stop again when all is done
+    uint64_t offset;  // in the snapshot
+    uint64_t size;    // 0: the last one
+};
+
+enum { IMAGE_ORDERS_MAX = 8192 };
+
+struct image_orders {
+    struct image_order order[IMAGE_ORDERS_MAX];
+};
+
 // After FRAME_READY a rewound image waits for one byte, sent when the daemon traces it, and stops
-// itself. It goes on from there in every run. On the control socket it has sent its userfaultfd.
+// itself. It goes on from there in every run, first of all with its orders. On the control socket
+// it has sent its userfaultfd.
 
 // Zygote control messages, one packet each.
 struct control_kill { // daemon → zygote: end the child of this run, if it is still there

@@ -25,25 +25,17 @@
 #include <unistd.h>
 
 enum {
-    REGISTERS_BYTES = 16384, // of one set; AVX-512 and AMX state is 11 KB
-    STOPS_MAX = 16,          // signals that one run can leave behind
+    REGISTERS_BYTES = 1024, // general ones; the image itself brings back the others
+    STOPS_MAX = 16,         // signals that one run can leave behind
 };
-
-// The register sets that make up a thread.
-#if defined(__x86_64__)
-static const unsigned long register_sets[] = {NT_PRSTATUS, NT_X86_XSTATE};
-#else
-static const unsigned long register_sets[] = {NT_PRSTATUS, NT_FPREGSET, NT_ARM_TLS};
-#endif
-enum { REGISTER_SETS = sizeof(register_sets) / sizeof(*register_sets) };
 
 struct rewind {
     struct rewind_memory *memory;
     pid_t pid;
     clockid_t clock; // of its CPU time
     uint64_t random; // decides which runs are audited
-    struct iovec registers[REGISTER_SETS];
-    uint8_t data[REGISTER_SETS][REGISTERS_BYTES];
+    struct iovec registers;
+    uint8_t data[REGISTERS_BYTES];
 };
 
 // --- stopping ---
@@ -105,23 +97,13 @@ static int stop_process(pid_t pid)
 
 static int save_registers(struct rewind *rewind)
 {
-    for (int i = 0; i < REGISTER_SETS; i++) {
-        rewind->registers[i] = (struct iovec){rewind->data[i], REGISTERS_BYTES};
-        if (ptrace(PTRACE_GETREGSET, rewind->pid, register_sets[i], &rewind->registers[i]) < 0) {
-            return -errno;
-        }
-    }
-    return 0;
+    rewind->registers = (struct iovec){rewind->data, REGISTERS_BYTES};
+    return ptrace(PTRACE_GETREGSET, rewind->pid, NT_PRSTATUS, &rewind->registers) < 0 ? -errno : 0;
 }
 
 static int restore_registers(struct rewind *rewind)
 {
-    for (int i = 0; i < REGISTER_SETS; i++) {
-        if (ptrace(PTRACE_SETREGSET, rewind->pid, register_sets[i], &rewind->registers[i]) < 0) {
-            return -errno;
-        }
-    }
-    return 0;
+    return ptrace(PTRACE_SETREGSET, rewind->pid, NT_PRSTATUS, &rewind->registers) < 0 ? -errno : 0;
 }
 
 // --- taking an image over ---
@@ -192,7 +174,8 @@ static int rewind_prepare(struct image *image, struct error *err)
         (void)close(tracker);
         return code;
     }
-    return rewind_memory_open(&rewind->memory, rewind->pid, image->process.memory, tracker, regions,
+    const struct rewind_files files = {image->process.memory, image->process.memory_bytes, tracker};
+    return rewind_memory_open(&rewind->memory, rewind->pid, &files, regions,
                               size / sizeof(*regions), err);
 }
 
@@ -241,6 +224,18 @@ static int pipe_bytes(int pipe)
     return ioctl(pipe, FIONREAD, &bytes) < 0 ? 0 : bytes;
 }
 
+// Lets it obey its orders now, and not only when the next run begins.
+static int let_restore(struct rewind *rewind)
+{
+    int status = 0;
+    if (ptrace(PTRACE_CONT, rewind->pid, NULL, NULL) < 0 || wait_for(rewind->pid, &status, 0) < 0 ||
+        WSTOPSIG(status) != SIGTRAP) {
+        return -EIO;
+    }
+    rewind_memory_restored(rewind->memory);
+    return 0;
+}
+
 static void rewind_stop(struct image *image)
 {
     struct rewind *rewind = image->backend_data;
@@ -259,12 +254,14 @@ static void rewind_stop(struct image *image)
         return;
     }
     image_take_back(image);
-    if (rewind_memory_restore(rewind->memory, &err) < 0) {
+    bool audited = is_audited(rewind, image->config.audit_every);
+    if (rewind_memory_restore(rewind->memory, audited, &err) < 0) {
         image_fail(image, err.text);
     } else if (restore_registers(rewind) < 0) {
         image_fail(image, "its registers cannot be restored");
-    } else if (is_audited(rewind, image->config.audit_every) &&
-               !image_audit(image, rewind_memory_is_fresh(rewind->memory))) {
+    } else if (audited && let_restore(rewind) < 0) {
+        image_fail(image, "it does not restore its memory");
+    } else if (audited && !image_audit(image, rewind_memory_is_fresh(rewind->memory))) {
         image_fail(image, "its memory differs from the snapshot after a rewind");
     } else {
         image_restored(image);
@@ -322,6 +319,9 @@ static int probe_trace(struct error *err)
 
 int rewind_probe(struct error *err)
 {
+#if !defined(__x86_64__)
+    return error_set(err, -ENOTSUP, "rewind is made for x86-64 only");
+#endif
     int code = rewind_memory_probe(err);
     return code < 0 ? code : probe_trace(err);
 }

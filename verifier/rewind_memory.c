@@ -19,10 +19,12 @@
 #define PAGE ((size_t)4096)
 
 enum {
-    RANGES_MAX = 2048, // of one scan; more are fetched by another
-    LEARN_RUNS = 32,   // runs that count
-    HOT_RUNS = 7, // a page that so many of them wrote to is hot: copying costs a fifth of a fault
+    RANGES_MAX = 2048,     // of one scan; more are fetched by another
+    SMALL_BYTES = 1 << 17, // neighbours up to this size are scanned in one go
+    LEARN_RUNS = 32,       // runs that count what they write to
+    HOT_RUNS = 6, // a page that so many of them wrote to is hot: copying costs a fifth of a fault
     LEARN_EVERY = 4096, // runs, then it is learned anew
+    SWEEP_RUNS = 4,     // after so many, written pages that are not hot are protected again
 };
 
 // What the kernel's headers say since 6.7; those of the build may be older.
@@ -53,17 +55,28 @@ struct scan {
 #define FEATURE_WP_ASYNC       (1u << 15) // a write goes on; nobody is asked
 #define FEATURES               (FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 
+// A stretch of addresses that one call scans.
+struct sweep {
+    uint64_t start;
+    uint64_t end;
+    uint64_t categories; // asking for less is faster; all of the stretch must then be tracked
+};
+
 struct rewind_memory {
     int file;
     int tracker;
     int pagemap;
-    uint8_t *live;     // [file_size] the image's pages
-    uint8_t *snapshot; // [file_size] empty where the image was empty
-    size_t file_size;
+    uint8_t *live;     // [size] the image's pages
+    uint8_t *snapshot; // [size] empty where the image was empty
+    struct image_orders *orders;
+    size_t size;
+    size_t order_count;
     struct image_region regions[IMAGE_REGIONS_MAX];
     size_t region_count;
-    uint32_t phase; // of learning: the first LEARN_RUNS of LEARN_EVERY count
-    uint8_t *heat;  // [file_size / PAGE] runs of the learning ones that wrote to the page
+    struct sweep sweeps[IMAGE_REGIONS_MAX];
+    size_t sweep_count;
+    uint32_t run;  // of LEARN_EVERY; the first LEARN_RUNS count
+    uint8_t *heat; // [size / PAGE] runs of the learning ones that wrote to the page
     struct scan_range ranges[RANGES_MAX];
 };
 
@@ -78,14 +91,14 @@ static int track(struct rewind_memory *memory, uint64_t address, size_t size)
 
 // What was written to since it was last protected, from *start on. The number of ranges; *start
 // moves to where the next scan goes on.
-static int scan(struct rewind_memory *memory, uint64_t *start, uint64_t end)
+static int scan(struct rewind_memory *memory, const struct sweep *sweep, uint64_t *start)
 {
     struct scan call = {.size = sizeof(call),
                         .start = *start,
-                        .end = end,
+                        .end = sweep->end,
                         .vec = (uintptr_t)memory->ranges,
                         .vec_len = RANGES_MAX,
-                        .category_mask = SCAN_TRACKED | SCAN_WRITTEN,
+                        .category_mask = sweep->categories,
                         .return_mask = SCAN_WRITTEN};
     int count = ioctl(memory->pagemap, SCAN_CALL, &call);
     *start = call.walk_end;
@@ -104,29 +117,51 @@ static int protect(struct rewind_memory *memory, uint64_t start, uint64_t end)
 
 // --- bringing back ---
 
-// A stretch to be protected: written cold pages, and cold ones between them.
+// A stretch to be protected: pages that are not hot, and protected ones between them.
 struct stretch {
     uint64_t start;
     uint64_t end;
 };
 
-// Copies back `size` written bytes at `address` of a region, and protects what is not hot.
+// Whether a page that was written to stays writable.
+static bool stays(struct rewind_memory *memory, uint8_t *heat)
+{
+    if (memory->run < LEARN_RUNS) {
+        ++*heat;
+        return false;
+    }
+    return *heat >= HOT_RUNS || memory->run % SWEEP_RUNS != 0;
+}
+
+// Orders one page back, which may go on the last order.
+static void order(struct rewind_memory *memory, uint64_t address, uint64_t offset)
+{
+    struct image_order *last = &memory->orders->order[memory->order_count];
+    bool adjoins = memory->order_count > 0 && last[-1].address + last[-1].size == address &&
+                   last[-1].offset + last[-1].size == offset;
+    if (adjoins) {
+        last[-1].size += PAGE;
+    } else {
+        *last = (struct image_order){address, offset, PAGE};
+        memory->order_count++;
+    }
+}
+
+// Brings back `size` written bytes at `address` of a region, and protects what is not hot.
 static int bring_back(struct rewind_memory *memory, const struct image_region *region,
                       uint64_t address, size_t size, struct stretch *cold)
 {
     size_t offset = address - region->start + region->offset;
-    bool learns = memory->phase < LEARN_RUNS;
     int code = 0;
-    memcpy(memory->live + offset, memory->snapshot + offset, size);
     for (size_t at = 0; at < size; at += PAGE) {
-        uint8_t *heat = &memory->heat[(offset + at) / PAGE];
-        *heat += learns;
-        if (learns || *heat < HOT_RUNS) {
+        if (stays(memory, &memory->heat[(offset + at) / PAGE])) {
+            order(memory, address + at, offset + at);
+            code = code < 0 ? code : protect(memory, cold->start, cold->end);
+            cold->start = cold->end; // the next stretch begins later
+        } else {
+            memcpy(memory->live + offset + at, memory->snapshot + offset + at, PAGE);
             cold->start = cold->start == cold->end ? address + at : cold->start;
             cold->end = address + at + PAGE;
-        } else { // a hot page stays writable, so the stretch ends before it
-            code = code < 0 ? code : protect(memory, cold->start, cold->end);
-            cold->start = cold->end;
         }
     }
     return code;
@@ -159,21 +194,23 @@ static int bring_back_range(struct rewind_memory *memory, const struct image_reg
     return code;
 }
 
-static int copy_written(struct rewind_memory *memory)
+static int bring_back_written(struct rewind_memory *memory)
 {
     const struct image_region *region = memory->regions;
-    const struct image_region *last = region + memory->region_count - 1;
-    uint64_t end = last->start + last->size;
-    struct stretch cold = {0};
     int code = 0;
-    for (uint64_t start = region->start; start < end && code == 0;) {
-        int count = scan(memory, &start, end);
-        code = count < 0 ? count : 0;
-        for (int i = 0; i < count && code == 0; i++) {
-            code = bring_back_range(memory, &region, &memory->ranges[i], &cold);
+    for (size_t i = 0; i < memory->sweep_count && code == 0; i++) {
+        const struct sweep *sweep = &memory->sweeps[i];
+        struct stretch cold = {0};
+        for (uint64_t start = sweep->start; start < sweep->end && code == 0;) {
+            int count = scan(memory, sweep, &start);
+            code = count < 0 ? count : 0;
+            for (int k = 0; k < count && code == 0; k++) {
+                code = bring_back_range(memory, &region, &memory->ranges[k], &cold);
+            }
         }
+        code = code < 0 ? code : protect(memory, cold.start, cold.end);
     }
-    return code < 0 ? code : protect(memory, cold.start, cold.end);
+    return code;
 }
 
 static bool is_empty(const struct rewind_memory *memory, const struct image_region *region)
@@ -195,15 +232,23 @@ static int empty_room(struct rewind_memory *memory)
     return 0;
 }
 
-int rewind_memory_restore(struct rewind_memory *memory, struct error *err)
+int rewind_memory_restore(struct rewind_memory *memory, bool stop_again, struct error *err)
 {
-    if (memory->phase == 0) {
-        memset(memory->heat, 0, memory->file_size / PAGE);
+    if (memory->run == 0) {
+        memset(memory->heat, 0, memory->size / PAGE);
     }
-    int code = copy_written(memory);
+    memory->order_count = 0;
+    int code = bring_back_written(memory);
+    memory->orders->order[memory->order_count] = (struct image_order){.address = stop_again};
+    memory->run = (memory->run + 1) % LEARN_EVERY;
     code = code < 0 ? code : empty_room(memory);
-    memory->phase = (memory->phase + 1) % LEARN_EVERY;
     return code < 0 ? error_set(err, -EIO, "its memory cannot be restored (errno %d)", -code) : 0;
+}
+
+void rewind_memory_restored(struct rewind_memory *memory)
+{
+    memory->order_count = 0;
+    memory->orders->order[0] = (struct image_order){0};
 }
 
 bool rewind_memory_is_fresh(const struct rewind_memory *memory)
@@ -248,12 +293,13 @@ static int check_mappings(const struct rewind_memory *memory, pid_t pid, struct 
     while (good && fgets(line, sizeof(line), maps) != NULL) {
         unsigned long start = 0;
         unsigned long end = 0;
+        unsigned long offset = 0;
         unsigned long inode = 0;
         char mode[8] = "";
         // NOLINTNEXTLINE(cert-err34-c): the kernel wrote these numbers
-        int fields = sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, mode, &inode);
-        good = fields == 4 &&
-               (mode[1] != 'w' || (inode == file.st_ino && is_ours(memory, start, end)));
+        int fields = sscanf(line, "%lx-%lx %7s %lx %*s %lu", &start, &end, mode, &offset, &inode);
+        good = fields == 5 && (mode[1] != 'w' || (inode == file.st_ino && offset < memory->size &&
+                                                  is_ours(memory, start, end)));
     }
     (void)fclose(maps);
     return good ? 0 : error_set(err, -EPERM, "it can write to memory that is not tracked");
@@ -264,35 +310,62 @@ static bool take_regions(struct rewind_memory *memory, const struct image_region
                          size_t count)
 {
     uint64_t end = 0;
+    size_t pages = 0;
     for (size_t i = 0; i < count; i++) {
         const struct image_region *region = &regions[i];
         bool good = region->size > 0 && region->size % PAGE == 0 && region->start % PAGE == 0 &&
                     region->offset % PAGE == 0 && region->start >= end &&
-                    region->offset <= memory->file_size &&
-                    region->size <= memory->file_size - region->offset;
+                    region->offset <= memory->size && region->size <= memory->size - region->offset;
         if (!good) {
             return false;
         }
         end = region->start + region->size;
+        pages += region->tracked ? region->size / PAGE : 0;
         memory->regions[memory->region_count++] = *region;
     }
-    return count > 0;
+    return count > 0 && pages / 2 + count < IMAGE_ORDERS_MAX; // every other page, each an order
+}
+
+// Large regions are scanned one by one, small neighbours and what lies between them together.
+static void plan_sweeps(struct rewind_memory *memory)
+{
+    bool was_small = false;
+    for (size_t i = 0; i < memory->region_count; i++) {
+        const struct image_region *region = &memory->regions[i];
+        size_t count = memory->sweep_count;
+        struct sweep *last = count == 0 ? NULL : &memory->sweeps[count - 1];
+        uint64_t end = region->start + region->size;
+        bool small = region->tracked && region->size <= SMALL_BYTES;
+        bool adjoins = last != NULL && last->end == region->start;
+        if (!region->tracked) {
+            was_small = false;
+        } else if (last != NULL && (adjoins || (small && was_small))) {
+            last->categories |= adjoins ? 0 : SCAN_TRACKED;
+            last->end = end;
+            was_small = was_small && small;
+        } else {
+            memory->sweeps[memory->sweep_count++] =
+                (struct sweep){region->start, end, SCAN_WRITTEN};
+            was_small = small;
+        }
+    }
 }
 
 static int map_memory(struct rewind_memory *memory)
 {
-    struct stat file;
-    if (fstat(memory->file, &file) < 0) {
-        return -errno;
-    }
-    memory->file_size = (size_t)file.st_size;
-    void *live = mmap(NULL, memory->file_size, PROT_READ | PROT_WRITE, MAP_SHARED, memory->file, 0);
-    void *snapshot = mmap(NULL, memory->file_size, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int mode = PROT_READ | PROT_WRITE;
+    size_t size = memory->size;
+    void *live = mmap(NULL, size, mode, MAP_SHARED, memory->file, 0);
+    void *rest =
+        mmap(NULL, size + sizeof(*memory->orders), mode, MAP_SHARED, memory->file, (off_t)size);
     memory->live = live == MAP_FAILED ? NULL : live;
-    memory->snapshot = snapshot == MAP_FAILED ? NULL : snapshot;
-    memory->heat = calloc(memory->file_size / PAGE, 1);
-    return memory->live == NULL || memory->snapshot == NULL || memory->heat == NULL ? -ENOMEM : 0;
+    memory->snapshot = rest == MAP_FAILED ? NULL : rest;
+    memory->heat = calloc(size / PAGE, 1);
+    if (memory->live == NULL || memory->snapshot == NULL || memory->heat == NULL) {
+        return -ENOMEM;
+    }
+    memory->orders = (void *)(memory->snapshot + size);
+    return 0;
 }
 
 // Copies what exists; the rest reads as zeros on both sides and takes no memory.
@@ -317,10 +390,10 @@ static int start_tracking(struct rewind_memory *memory)
         if (region->tracked) {
             take_snapshot(memory, region);
             code = track(memory, region->start, region->size);
+            code = code < 0 ? code : protect(memory, region->start, region->start + region->size);
         }
     }
-    code = code < 0 ? code : empty_room(memory);
-    return code < 0 ? code : copy_written(memory); // protects; the copies change nothing
+    return code < 0 ? code : empty_room(memory);
 }
 
 static int open_pagemap(pid_t pid)
@@ -333,16 +406,17 @@ static int open_pagemap(pid_t pid)
 
 CLEANUP_FUNCTION(struct rewind_memory, rewind_memory_close)
 
-int rewind_memory_open(struct rewind_memory **out, pid_t pid, int file, int tracker,
+int rewind_memory_open(struct rewind_memory **out, pid_t pid, const struct rewind_files *files,
                        const struct image_region *regions, size_t count, struct error *err)
 {
     CLEANUP(rewind_memory_closep) struct rewind_memory *memory = calloc(1, sizeof(*memory));
     if (memory == NULL) {
-        (void)close(tracker);
+        (void)close(files->tracker);
         return error_set(err, -ENOMEM, "out of memory");
     }
-    memory->file = file;
-    memory->tracker = tracker;
+    memory->file = files->memory;
+    memory->size = files->memory_bytes;
+    memory->tracker = files->tracker;
     memory->pagemap = open_pagemap(pid);
     int code = memory->pagemap < 0 ? memory->pagemap : map_memory(memory);
     if (code < 0) {
@@ -351,6 +425,7 @@ int rewind_memory_open(struct rewind_memory **out, pid_t pid, int file, int trac
     if (!take_regions(memory, regions, count)) {
         return error_set(err, -EBADMSG, "it describes its memory wrongly");
     }
+    plan_sweeps(memory);
     code = check_mappings(memory, pid, err);
     if (code < 0) {
         return code;
@@ -369,10 +444,10 @@ void rewind_memory_close(struct rewind_memory *memory)
         return;
     }
     if (memory->live != NULL) {
-        (void)munmap(memory->live, memory->file_size);
+        (void)munmap(memory->live, memory->size);
     }
     if (memory->snapshot != NULL) {
-        (void)munmap(memory->snapshot, memory->file_size);
+        (void)munmap(memory->snapshot, memory->size + sizeof(*memory->orders));
     }
     if (memory->pagemap >= 0) {
         (void)close(memory->pagemap);

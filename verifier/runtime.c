@@ -235,6 +235,7 @@ void runtime_detach(const struct runtime_config *config)
     Py_XDECREF(done);
     Py_XDECREF(globals);
     perturb_collector(config->perturbation);
+    runtime_memory_settle();
 }
 
 // --- one run ---

@@ -45,6 +45,7 @@ void runtime_serve(void);
 // be written to. False after printing the reason on standard error.
 bool runtime_memory_reserve(uint32_t heap_mb, uint32_t arena_mb);
 void runtime_memory_limit(uint32_t memory_mb); // from now on, beyond what is in use; 0: none
+void runtime_memory_settle(void);              // what is allocated from now on lies close together
 bool runtime_memory_enter(int memory, void (*go_on)(void));
 bool runtime_memory_adopt(int memory, struct image_region *out, size_t *count);
 

@@ -11,9 +11,11 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdalign.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -148,15 +150,102 @@ static _Noreturn void serve_as_zygote(void)
 
 // --- rewind ---
 
+static struct {
+    const uint8_t *snapshot;
+    const struct image_orders *orders;
+} given; // for reading only
+
+static bool map_given(void)
+{
+    size_t size = start.memory_bytes;
+    void *base = mmap(NULL, size + sizeof(struct image_orders), PROT_READ, MAP_SHARED,
+                      IMAGE_FD_MEMORY, (off_t)size);
+    if (base == MAP_FAILED) {
+        return false;
+    }
+    given.snapshot = base;
+    given.orders = (const void *)(given.snapshot + size);
+    return true;
+}
+
+#if defined(__x86_64__)
+
 // A stop that the daemon, which traces this process, sees as SIGTRAP.
 static void stop_here(void)
 {
-#if defined(__x86_64__)
     __asm__ volatile("int3" ::: "memory");
-#else
-    __asm__ volatile("brk #0" ::: "memory");
-#endif
 }
+
+enum {
+    VECTOR_STATE_BYTES = 1 << 14, // of registers that are no general ones
+    STATE_PROTECTION_KEYS = 1 << 9,
+    STATE_TILES = 1 << 18, // refused to all who do not ask; there would be 8 KB of them
+};
+
+static alignas(64) uint8_t vector_state[VECTOR_STATE_BYTES];
+
+// Every run begins behind the first stop: the daemon has set the general registers, and nothing
+// else can be relied on. So what follows works in registers alone, on what this process cannot
+// write: it brings back the right to write (protection keys), the memory, then the other registers.
+static void begin_here(void)
+{
+    uint32_t mask = 0;
+    uint64_t keys = 0; // as they are, and one more bit: there are some
+    __asm__ volatile("xgetbv" : "=a"(mask) : "c"(0) : "rdx");
+    if ((mask & STATE_PROTECTION_KEYS) != 0) {
+        __asm__ volatile("rdpkru" : "=a"(keys) : "c"(0) : "rdx");
+        keys |= 1ULL << 32;
+    }
+    mask &= ~(uint32_t)STATE_TILES;
+    const struct image_order *order = given.orders->order;
+    register uint64_t keys_in __asm__("r8") = keys;
+    register const uint8_t *snapshot __asm__("r9") = given.snapshot;
+    register uint8_t *state __asm__("r10") = vector_state;
+    register uint64_t mask_in __asm__("r11") = mask;
+    __asm__ volatile("mov %%r11, %%rax\n"
+                     "xor %%edx, %%edx\n"
+                     "xsave64 (%%r10)\n"
+                     "int3\n"
+                     "test %%r8, %%r8\n"
+                     "jz 1f\n"
+                     "mov %%r8d, %%eax\n"
+                     "xor %%ecx, %%ecx\n"
+                     "xor %%edx, %%edx\n"
+                     "wrpkru\n"
+                     "1: mov 16(%%rbx), %%rcx\n"
+                     "test %%rcx, %%rcx\n"
+                     "jz 2f\n"
+                     "mov (%%rbx), %%rdi\n"
+                     "mov 8(%%rbx), %%rsi\n"
+                     "add %%r9, %%rsi\n"
+                     "rep movsb\n"
+                     "add $24, %%rbx\n"
+                     "jmp 1b\n"
+                     "2: mov %%r11, %%rax\n"
+                     "xor %%edx, %%edx\n"
+                     "xrstor64 (%%r10)\n"
+                     "cmpq $0, (%%rbx)\n"
+                     "je 3f\n"
+                     "int3\n"
+                     "3:\n"
+                     : "+b"(order)
+                     : "r"(keys_in), "r"(snapshot), "r"(state), "r"(mask_in)
+                     : "rax", "rcx", "rdx", "rsi", "rdi", "cc", "memory");
+}
+
+#else // the daemon knows (rewind_probe) and starts no such image
+
+static void stop_here(void)
+{
+    _exit(5);
+}
+
+static void begin_here(void)
+{
+    _exit(5);
+}
+
+#endif
 
 // Gives the daemon a userfaultfd of this process, through which it tracks what is written.
 static bool send_tracker(void)
@@ -192,13 +281,13 @@ static void serve_rewound(void)
     struct image_region regions[IMAGE_REGIONS_MAX];
     size_t count = 0;
     char go = 0;
-    if (!prepare() || !runtime_memory_adopt(IMAGE_FD_MEMORY, regions, &count) ||
+    if (!prepare() || !map_given() || !runtime_memory_adopt(IMAGE_FD_MEMORY, regions, &count) ||
         !sandbox_close((enum isolation)start.isolation) || !send_tracker() ||
         !sandbox_filter(FILTER_REWIND) || !say_ready(regions, count) ||
         read(IMAGE_FD_REQUEST, &go, 1) != 1) {
         _exit(4);
     }
-    stop_here(); // every run begins here
+    begin_here();
     runtime_serve();
     for (;;) {
         stop_here();

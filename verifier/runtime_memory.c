@@ -155,6 +155,52 @@ bool runtime_memory_reserve(uint32_t heap_mb, uint32_t arena_mb)
     return true;
 }
 
+// --- no holes ---
+
+// Fills what is free between Python's small objects, one size after another, up to a fresh pool: a
+// pool hands out its first blocks in order.
+static void fill_pools(void)
+{
+    enum { SMALL_MAX = 512, STEP = 16, BLOCKS_MAX = 1 << 16, IN_ORDER = 4 };
+    enum { POOL_BYTES = 16 << 10, POOL_HEADER_MAX = 64 };
+    for (size_t size = STEP; size <= SMALL_MAX; size += STEP) {
+        uintptr_t last = 0;
+        int in_order = 0;
+        for (int i = 0; i < BLOCKS_MAX && in_order < IN_ORDER; i++) {
+            uintptr_t block = (uintptr_t)PyObject_Malloc(size); // kept for good
+            bool first = block % POOL_BYTES < POOL_HEADER_MAX;
+            in_order = first ? 1 : in_order > 0 && block == last + size ? in_order + 1 : 0;
+            last = block;
+        }
+    }
+}
+
+// The same between the blocks of malloc: what lies above the mark is the untouched rest.
+static void fill_heap(void)
+{
+    enum { LARGE = 1 << 17, TCACHE_MAX = 1040, STEP = 16, BLOCKS_MAX = 1 << 16 };
+    uint8_t *mark = malloc(LARGE);
+    for (size_t size = LARGE; mark != NULL && size >= STEP;) {
+        for (int i = 0; i < BLOCKS_MAX; i++) {
+            uint8_t *block = malloc(size); // kept for good
+            if (block == NULL || block > mark) {
+                if (size > TCACHE_MAX) {
+                    free(block);
+                }
+                break;
+            }
+        }
+        size -= size > TCACHE_MAX ? size / 16 / STEP * STEP : STEP;
+    }
+    free(mark);
+}
+
+void runtime_memory_settle(void)
+{
+    fill_pools();
+    fill_heap();
+}
+
 // --- the stack ---
 
 bool runtime_memory_enter(int memory, void (*go_on)(void))

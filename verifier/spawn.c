@@ -102,7 +102,9 @@ static int open_memory(struct spawned *out, struct ends *ends, size_t size)
         return 0;
     }
     out->memory = memfd_create("kelvin-image", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (out->memory < 0 || ftruncate(out->memory, (off_t)size) < 0 ||
+    out->memory_bytes = size;
+    off_t file_size = (off_t)(2 * size + sizeof(struct image_orders)); // with snapshot and orders
+    if (out->memory < 0 || ftruncate(out->memory, file_size) < 0 ||
         fcntl(out->memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
         return -errno;
     }
@@ -193,7 +195,9 @@ static _Noreturn void become_image(const struct ends *ends, enum isolation isola
     if (open && syscall(SYS_close_range, last + 1, ~0U, CLOSE_RANGE_CLOEXEC) == 0) {
         static char name[] = "kelvin-image";
         char *arguments[] = {name, NULL};
-        char *environment[] = {NULL};
+        // Without restartable sequences: the kernel would write into memory that is rewound.
+        static char tunables[] = "GLIBC_TUNABLES=glibc.pthread.rseq=0";
+        char *environment[] = {tunables, NULL};
         (void)syscall(SYS_execveat, ends->program, "", arguments, environment, AT_EMPTY_PATH);
     }
     _exit(127);

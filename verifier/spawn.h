@@ -13,12 +13,13 @@
 
 struct spawned {
     pid_t pid;
-    int request;  // write end, not blocking
-    int reply;    // read end, not blocking
-    int control;  // packets to and from it
-    int memory;   // the file that its memory lives in, or -1
-    int unread;   // read end of the request pipe: what a run has left there is taken back
-    bool grouped; // it is in a control group of its own
+    int request;         // write end, not blocking
+    int reply;           // read end, not blocking
+    int control;         // packets to and from it
+    int memory;          // the file that its memory lives in (protocol.h), or -1
+    int unread;          // read end of the request pipe: what a run has left there is taken back
+    size_t memory_bytes; // of the memory in that file
+    bool grouped;        // it is in a control group of its own
 };
 
 // spawn_image starts layout `layout` (modulo SPAWN_LAYOUTS). The program lies beside this one; a
@@ -27,7 +28,7 @@ enum { SPAWN_LAYOUTS = 4 };
 struct spawn_config {
     int layout;
     enum isolation isolation;
-    size_t file_bytes;   // of a file for its memory; 0: none
+    size_t file_bytes;   // of memory in a file; 0: none
     size_t memory_bytes; // that its control group allows, under strict isolation
 };
 int spawn_image(struct spawned *out, const struct spawn_config *config, struct error *err);
