@@ -15,10 +15,11 @@ static void print_help(void)
         "Usage: kelvin plan --config FILE [--json] [--memory] [key=value ...]\n\n"
         "Says what a run of this configuration will take on this host: memory of a learner rank\n"
         "and of an actor, KV pages, tokens and seconds of a step. Memory is measured by making\n"
-        "the parts as the run makes them. Time is calibrated with the model's own kernels: one "
-        "step's\n"
-        "prompts are sampled once (scaled up when they are many), trained on once, and the\n"
-        "verifier checks programs. --memory leaves the time out. Nothing is written.\n\n"
+        "the parts as the run makes them. Time is calibrated with the model's own kernels: one\n"
+        "step's prompts are sampled (scaled up when they are many) and trained on, and the\n"
+        "verifier checks programs; three times, and the median of each counts. What else runs on\n"
+        "the host makes the plan slower as it makes the run. --memory leaves the time out.\n"
+        "Nothing is written.\n\n"
         "Exit code: 0, or 2 with the line that the run would be refused with.\n");
 }
 

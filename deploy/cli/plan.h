@@ -1,8 +1,8 @@
 // plan.h: what a run will need and how fast it will be, before it starts. Memory is measured: the
 // parts that hold it (trainer, engine) are made as the run makes them and do once what fills them;
 // what is only bytes on their way is added. Time is calibrated: one step's prompts, drawn from the
-// generator's programs, are sampled with the real model and engine, the samples are trained on once
-// and the verifier checks programs, each as the run does it.
+// generator's programs, are sampled with the real model and engine, the samples are trained on and
+// the verifier checks programs, each as the run does it; three times, and the median counts.
 #ifndef DEPLOY_CLI_PLAN_H
 #define DEPLOY_CLI_PLAN_H
 
@@ -55,7 +55,7 @@ int plan_memory_count(struct plan *plan, struct error *err);
 double plan_resident(void);
 
 // plan_time_calibrate fills in the time, and the actor's memory as it was used. It takes about as
-// long as a step.
+// long as three steps, or one where that is long.
 int plan_time_calibrate(struct plan *plan, struct error *err);
 
 #endif

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <sodium.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,10 @@
 enum {
     WAIT_MS = 1000,
     TOKENS_MAX = 300000, // response tokens of a calibration at most; more are scaled up
-    CHECKS = 192,        // programs that the verifier checks
+    CHECKS = 384,        // programs that the verifier checks
+    FEW = 8,             // sequences of a step that only warms up
+    ROUNDS = 3,          // of a calibration; the median of each part counts
+    ROUND_S_MAX = 20,    // a round that takes longer stays the only one
     INPUTS_MAX = 16,
     PLAN_PATH_MAX = 4096,
 };
@@ -43,9 +47,19 @@ struct rehearsal {
     int task_count;
     struct generation *generations; // [generation_count], proposals first
     int generation_count;
-    struct completion **completions;
+    struct completion **completions; // of the last round
     int completion_count;
     double prompt_tokens;
+    struct trainer *trainer;
+    struct sequence *sequences; // [sequence_count] what a step trains on
+    int sequence_count;
+    int32_t *ids;
+    float *floats; // what the sequences point into
+};
+
+// struct round is one measurement of everything, in seconds.
+struct round {
+    double propose, solve, train, sync, checks_s;
 };
 
 static const char *token_bytes(const void *context, int32_t id, size_t *size)
@@ -195,11 +209,12 @@ static void on_complete(void *context, struct completion *completion)
     rehearsal->completions[rehearsal->completion_count++] = completion;
 }
 
-static double sample(struct rehearsal *rehearsal, int first)
+// Samples the generations [from, to).
+static double sample(struct rehearsal *rehearsal, int from, int to)
 {
     double start = now_s();
     int wanted = rehearsal->completion_count;
-    for (int i = first; i < rehearsal->generation_count; i++) {
+    for (int i = from; i < to; i++) {
         wanted += rehearsal->generations[i].samples;
         engine_submit(rehearsal->engine, &rehearsal->generations[i]);
     }
@@ -211,65 +226,101 @@ static double sample(struct rehearsal *rehearsal, int first)
     return now_s() - start;
 }
 
-// --- training ---
+static void forget_completions(struct rehearsal *rehearsal)
+{
+    for (int i = 0; i < rehearsal->completion_count; i++) {
+        free(rehearsal->completions[i]);
+    }
+    rehearsal->completion_count = 0;
+}
 
-static double trained_tokens(const struct rehearsal *rehearsal, int first)
+static double sampled_tokens(const struct rehearsal *rehearsal)
 {
     double tokens = 0.0;
-    for (int i = first; i < rehearsal->completion_count; i++) {
+    for (int i = 0; i < rehearsal->completion_count; i++) {
         tokens += rehearsal->completions[i]->count;
     }
     return tokens;
 }
 
-static int train(struct rehearsal *rehearsal, double *seconds, double *tokens, struct error *err)
+// --- training ---
+
+// Whether completion `i` is one before it of the same prompt: a step trains on both as one. They
+// stand in order (arrange).
+static bool is_repeated(const struct rehearsal *rehearsal, int i)
 {
-    const struct plan *plan = rehearsal->plan;
+    struct completion *const *list = rehearsal->completions;
+    for (int k = i - 1; k >= 0 && list[k]->generation == list[i]->generation; k--) {
+        if (list[k]->count == list[i]->count &&
+            memcmp(list[k]->tokens, list[i]->tokens,
+                   (size_t)list[i]->count * sizeof(*list[i]->tokens)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Makes the sequences of a step of the completions.
+static void lay_out(struct rehearsal *rehearsal)
+{
     size_t count = (size_t)rehearsal->completion_count;
-    CHECK(count > 0);
     size_t all = 0;
     for (size_t i = 0; i < count; i++) {
         const struct completion *completion = rehearsal->completions[i];
         all += (size_t)completion->generation->prompt_count + (size_t)completion->count;
     }
-    CLEANUP(trainer_destroyp) struct trainer *trainer = NULL;
-    CLEANUP(freep) struct sequence *sequences = calloc(count, sizeof(*sequences));
-    CLEANUP(freep) int32_t *ids = calloc(all, sizeof(*ids));
-    CLEANUP(freep) float *floats = calloc(2 * all, sizeof(*floats));
-    CHECK(sequences != NULL && ids != NULL && floats != NULL);
+    rehearsal->sequences = calloc(count, sizeof(*rehearsal->sequences));
+    int32_t *ids = rehearsal->ids = calloc(all, sizeof(*ids));
+    float *floats = rehearsal->floats = calloc(2 * all, sizeof(*floats));
+    CHECK(rehearsal->sequences != NULL && ids != NULL && floats != NULL);
     size_t at = 0;
-    for (size_t i = 0; i < count; i++) {
+    for (int i = 0; i < rehearsal->completion_count; i++) {
         const struct completion *completion = rehearsal->completions[i];
         size_t prompt = (size_t)completion->generation->prompt_count;
         size_t response = (size_t)completion->count;
+        if (is_repeated(rehearsal, i)) {
+            continue;
+        }
         memcpy(ids + at, completion->generation->prompt, prompt * sizeof(*ids));
         memcpy(ids + at + prompt, completion->tokens, response * sizeof(*ids));
         memcpy(floats + all + at + prompt, completion->logprobs, response * sizeof(*floats));
         for (size_t k = 0; k < response; k++) {
             floats[at + prompt + k] = 1e-3F;
         }
-        sequences[i] = (struct sequence){.count = (int32_t)(prompt + response),
-                                         .ids = ids + at,
-                                         .weight = floats + at,
-                                         .behaviour = floats + all + at,
-                                         .advantage = i % 2 == 0 ? 1.0F : -1.0F,
-                                         .on_policy = true};
+        rehearsal->sequences[rehearsal->sequence_count++] =
+            (struct sequence){.count = (int32_t)(prompt + response),
+                              .ids = ids + at,
+                              .weight = floats + at,
+                              .behaviour = floats + all + at,
+                              .advantage = i % 2 == 0 ? 1.0F : -1.0F};
         at += prompt + response;
     }
+}
+
+static int train(struct rehearsal *rehearsal, int count, double *seconds, double *tokens,
+                 struct error *err)
+{
     const struct objective objective = {.clip_low = 0.2F, .clip_high = 0.2F};
     const struct optimizer optimizer = {
         .lr = 1e-6F, .beta1 = 0.9F, .beta2 = 0.999F, .epsilon = 1e-8F, .grad_norm_max = 1.0F};
     struct step_report report = {0};
-    int code = rank_trainer(&trainer, &plan->config, &plan->shape, rehearsal->weights, NULL, err);
-    for (int turn = 0; turn < 2 && code == 0; turn++) { // the first one makes room
-        double start = now_s();
-        code =
-            trainer_step(trainer, sequences, (int32_t)(turn == 0 ? (count < 8 ? count : 8) : count),
-                         &objective, &optimizer, NULL, &report, err);
-        *seconds = now_s() - start;
-    }
+    double start = now_s();
+    int code = trainer_step(rehearsal->trainer, rehearsal->sequences, count, &objective, &optimizer,
+                            NULL, &report, err);
+    *seconds = now_s() - start;
     *tokens = (double)report.tokens;
     return code;
+}
+
+// Makes the trainer and lets it make room.
+static int open_trainer(struct rehearsal *rehearsal, struct error *err)
+{
+    const struct plan *plan = rehearsal->plan;
+    int few = rehearsal->sequence_count < FEW ? rehearsal->sequence_count : FEW;
+    double unused = 0.0;
+    int code = rank_trainer(&rehearsal->trainer, &plan->config, &plan->shape, rehearsal->weights,
+                            NULL, err);
+    return code < 0 ? code : train(rehearsal, few, &unused, &unused, err);
 }
 
 // --- the verifier ---
@@ -327,13 +378,13 @@ static int time_checks(const struct rehearsal *rehearsal, double *checks_s, stru
 
 // --- the sum ---
 
-static double time_sync(struct rehearsal *rehearsal, struct error *err)
+static double time_sync(struct rehearsal *rehearsal, uint64_t version, struct error *err)
 {
     const struct plan *plan = rehearsal->plan;
     bool bf16 = plan->config.learner.published == PUBLISH_BF16;
     double start = now_s();
-    if (engine_load(rehearsal->engine, rehearsal->weights, bf16 ? DTYPE_BF16 : DTYPE_F32, 2, err) <
-        0) {
+    if (engine_load(rehearsal->engine, rehearsal->weights, bf16 ? DTYPE_BF16 : DTYPE_F32, version,
+                    err) < 0) {
         return -1.0;
     }
     unsigned char hash[32]; // of the blob, at the learner and at the actor
@@ -371,51 +422,90 @@ static double arrange(struct rehearsal *rehearsal)
     return (double)differ / rehearsal->completion_count;
 }
 
-static int calibrate(struct rehearsal *rehearsal, double resident, struct error *err)
+// What of a step is rehearsed: all, or as many prompts as keep it within TOKENS_MAX.
+static int choose_batch(const struct plan *plan)
 {
-    struct plan *plan = rehearsal->plan;
-    struct plan_time *time = &plan->time;
     const struct run_config *config = &plan->config;
     double worst = (double)(plan->proposals * (config->azr.samples + 1)) *
                    (double)config->rollout.response_tokens_max;
     double share = worst > TOKENS_MAX ? TOKENS_MAX / worst : 1.0;
     int batch = (int)((double)config->azr.batch * share);
-    batch = batch > 0 ? batch : 1;
-    time->share = (double)batch / (double)config->azr.batch;
+    return batch > 0 ? batch : 1;
+}
+
+static int render_step(struct rehearsal *rehearsal, int batch, int *proposed, struct error *err)
+{
     size_t prompts = (size_t)KINDS * 2 * (size_t)batch;
     rehearsal->generations = calloc(prompts, sizeof(*rehearsal->generations));
     rehearsal->completions =
-        calloc(prompts * (size_t)config->azr.samples, sizeof(struct completion *));
+        calloc(prompts * (size_t)rehearsal->plan->config.azr.samples, sizeof(struct completion *));
     CHECK(rehearsal->generations != NULL && rehearsal->completions != NULL);
     int code = draw_tasks(rehearsal, batch, err);
     code = code < 0 ? code : render_all(rehearsal, ROLE_PROPOSE, batch, err);
-    if (code < 0) {
-        return code;
-    }
-    time->propose = sample(rehearsal, 0) / time->share;
-    int proposed = rehearsal->generation_count;
-    code = render_all(rehearsal, ROLE_SOLVE, batch, err);
-    if (code < 0) {
-        return code;
-    }
-    time->solve = sample(rehearsal, proposed) / time->share;
-    double sampled = trained_tokens(rehearsal, 0);
-    double run = 0.0;
+    *proposed = rehearsal->generation_count;
+    return code < 0 ? code : render_all(rehearsal, ROLE_SOLVE, batch, err);
+}
+
+// What the first round tells besides its times; the others sample the same tokens.
+static int look_at_step(struct rehearsal *rehearsal, double resident, double *distinct,
+                        struct error *err)
+{
+    struct plan *plan = rehearsal->plan;
+    struct plan_time *time = &plan->time;
+    double sampled = sampled_tokens(rehearsal);
     time->tokens_sampled = sampled / time->share;
-    time->sampled_tokens_s = time->tokens_sampled / (time->propose + time->solve);
     time->response = sampled / rehearsal->completion_count;
     time->prompt = rehearsal->prompt_tokens / rehearsal->completion_count;
     plan->memory.actor += plan_resident() - resident - plan->memory.model - plan->memory.kv;
-    double distinct = arrange(rehearsal);
-    code = train(rehearsal, &time->train, &run, err);
-    code = code < 0 ? code : time_checks(rehearsal, &time->checks_s, err);
-    time->sync = code < 0 ? 0.0 : time_sync(rehearsal, err);
-    if (code < 0 || time->sync < 0.0) {
-        return code < 0 ? code : -EIO;
+    *distinct = arrange(rehearsal);
+    lay_out(rehearsal);
+    return open_trainer(rehearsal, err);
+}
+
+static int run_round(struct rehearsal *rehearsal, struct round *round, int number, double resident,
+                     double *distinct, int proposed, struct error *err)
+{
+    double run = 0.0;
+    forget_completions(rehearsal);
+    round->propose = sample(rehearsal, 0, proposed);
+    round->solve = sample(rehearsal, proposed, rehearsal->generation_count);
+    int code = number == 0 ? look_at_step(rehearsal, resident, distinct, err) : 0;
+    code = code < 0 ? code : train(rehearsal, rehearsal->sequence_count, &round->train, &run, err);
+    code = code < 0 ? code : time_checks(rehearsal, &round->checks_s, err);
+    round->sync = code < 0 ? 0.0 : time_sync(rehearsal, (uint64_t)number + 2, err);
+    rehearsal->plan->time.tokens_run = run / rehearsal->plan->time.share;
+    return round->sync < 0.0 ? -EIO : code;
+}
+
+static int by_size(const void *left, const void *right)
+{
+    double a = *(const double *)left;
+    double b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+// The median of one part; `at` is its place in struct round.
+static double median(const struct round *rounds, int count, size_t at)
+{
+    double values[ROUNDS];
+    for (int i = 0; i < count; i++) {
+        memcpy(&values[i], (const char *)&rounds[i] + at, sizeof(double));
     }
-    time->trained_tokens_s = run / time->train;
-    time->train /= time->share;
-    time->tokens_run = run / time->share;
+    qsort(values, (size_t)count, sizeof(*values), by_size);
+    return values[count / 2];
+}
+
+static void sum_up(struct plan *plan, const struct round *rounds, int count, double distinct)
+{
+    struct plan_time *time = &plan->time;
+    const struct run_config *config = &plan->config;
+    time->propose = median(rounds, count, offsetof(struct round, propose)) / time->share;
+    time->solve = median(rounds, count, offsetof(struct round, solve)) / time->share;
+    time->train = median(rounds, count, offsetof(struct round, train)) / time->share;
+    time->sync = median(rounds, count, offsetof(struct round, sync));
+    time->checks_s = median(rounds, count, offsetof(struct round, checks_s));
+    time->sampled_tokens_s = time->tokens_sampled / (time->propose + time->solve);
+    time->trained_tokens_s = time->tokens_run / time->train;
     // A deduction answer is compared, every other one is run.
     double runs = (double)plan->proposals;
     runs += distinct * (double)plan->answers *
@@ -426,16 +516,38 @@ static int calibrate(struct rehearsal *rehearsal, double resident, struct error 
     time->step =
         (time->propose + time->solve) / (double)actors + time->verify + time->train + time->sync;
     plan->timed = true;
-    return 0;
+}
+
+static int calibrate(struct rehearsal *rehearsal, double resident, struct error *err)
+{
+    struct plan *plan = rehearsal->plan;
+    struct round rounds[ROUNDS] = {0};
+    int batch = choose_batch(plan);
+    int proposed = 0;
+    int count = 0;
+    double distinct = 1.0;
+    double start = now_s();
+    plan->time.share = (double)batch / (double)plan->config.azr.batch;
+    int code = render_step(rehearsal, batch, &proposed, err);
+    while (code == 0 && count < ROUNDS && (count == 0 || now_s() - start < ROUND_S_MAX)) {
+        code = run_round(rehearsal, &rounds[count], count, resident, &distinct, proposed, err);
+        count++;
+    }
+    if (code == 0) {
+        sum_up(plan, rounds, count, distinct);
+    }
+    return code;
 }
 
 static void finish(struct rehearsal *rehearsal)
 {
     engine_destroy(rehearsal->engine);
     tokenizer_destroy(rehearsal->tokenizer);
-    for (int i = 0; i < rehearsal->completion_count; i++) {
-        free(rehearsal->completions[i]);
-    }
+    trainer_destroy(rehearsal->trainer);
+    forget_completions(rehearsal);
+    free(rehearsal->sequences);
+    free(rehearsal->ids);
+    free(rehearsal->floats);
     for (int i = 0; i < rehearsal->generation_count; i++) {
         free(rehearsal->generations[i].prompt);
     }
