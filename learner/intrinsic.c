@@ -1,13 +1,14 @@
 #include "learner/intrinsic.h"
 
 #include "common/base/check.h"
+#include "learner/statements.h"
 
 #include <math.h>
 
 const char *intrinsic_name(int term)
 {
     static const char *const names[INTRINSIC_TERMS] = {"cyclomatic", "halstead", "distance",
-                                                       "input", "output"};
+                                                       "input",      "output",   "statements"};
     CHECK(term >= 0 && term < INTRINSIC_TERMS);
     return names[term];
 }
@@ -48,6 +49,10 @@ void intrinsic_measure(struct intrinsic *out, const struct tasks *tasks, const K
         if (facts->references > 0) {
             out->value[INTRINSIC_DISTANCE] = (double)facts->distance_ppm / 1e6;
         }
+    }
+    if (kind != KIND_INDUCTION) {
+        out->value[INTRINSIC_STATEMENTS] =
+            statements_rarity(tasks_statements(tasks, kind), task->program);
     }
     if (kind == KIND_ABDUCTION || kind == KIND_INDUCTION) {
         out->value[INTRINSIC_INPUT] =

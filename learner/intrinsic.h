@@ -22,7 +22,10 @@ struct intrinsic {
 //   distance    mean tree distance to the references
 //   input       abduction, induction: mean surprise of the inputs, 1 - count/total in the store
 //   output      deduction, error, induction: the same of the outputs
-// Source: the original's complexity, Halstead, edit distance and answer diversity rewards.
+//   statements  all but induction: how rare the program's statements are in the store
+//               (statements.h)
+// Source: the original's complexity, Halstead, edit distance and answer diversity rewards; the last
+// is Kelvin's, against proposers that narrow to few operations.
 void intrinsic_measure(struct intrinsic *out, const struct tasks *tasks, const Kelvin__Task *task,
                        const Kelvin__SourceFacts *facts);
 

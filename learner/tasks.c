@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/json.h"
+#include "learner/statements.h"
 
 #include <errno.h>
 #include <math.h>
@@ -46,7 +47,7 @@ struct tasks {
     sqlite3_stmt *statements[STATEMENTS];
     char *path;
     struct task_index index[KINDS];
-    struct counts inputs[KINDS], outputs[KINDS];
+    struct counts inputs[KINDS], outputs[KINDS], lines[KINDS];
     uint64_t next_task;
     bool open_transaction;
 };
@@ -153,12 +154,12 @@ static int load_indexes(struct tasks *tasks, struct error *err)
         tasks->index[kind].count = 0;
         counts_finish(&tasks->inputs[kind]);
         counts_finish(&tasks->outputs[kind]);
+        counts_finish(&tasks->lines[kind]);
     }
     sqlite3_stmt *rows = NULL;
     if (sqlite3_prepare_v2(
             tasks->db,
-            "SELECT id,kind,step,digest,inputs,outputs,length(CAST(program AS BLOB)) FROM tasks"
-            " WHERE left_step IS NULL"
+            "SELECT id,kind,step,digest,inputs,outputs,program FROM tasks WHERE left_step IS NULL"
             " ORDER BY id",
             -1, &rows, NULL) != SQLITE_OK) {
         return store_error(tasks, err);
@@ -171,13 +172,15 @@ static int load_indexes(struct tasks *tasks, struct error *err)
                              (long long)sqlite3_column_int64(rows, 0));
             break;
         }
+        const char *program = (const char *)sqlite3_column_text(rows, 6);
         struct task_entry entry = {.id = (uint64_t)sqlite3_column_int64(rows, 0),
                                    .step = sqlite3_column_int64(rows, 2),
                                    .digest = (uint64_t)sqlite3_column_int64(rows, 3),
-                                   .size = (uint32_t)sqlite3_column_int64(rows, 6)};
+                                   .size = (uint32_t)strlen(program)};
         (void)task_index_add(&tasks->index[kind], entry);
         count_texts(&tasks->inputs[kind], (const char *)sqlite3_column_text(rows, 4), 1);
         count_texts(&tasks->outputs[kind], (const char *)sqlite3_column_text(rows, 5), 1);
+        statements_add(&tasks->lines[kind], program, 1);
     }
     (void)sqlite3_finalize(rows);
     int64_t task = 0;
@@ -213,6 +216,7 @@ void tasks_close(struct tasks *tasks)
         task_index_finish(&tasks->index[kind]);
         counts_finish(&tasks->inputs[kind]);
         counts_finish(&tasks->outputs[kind]);
+        counts_finish(&tasks->lines[kind]);
     }
     free(tasks->path);
     free(tasks);
@@ -422,6 +426,11 @@ const struct counts *tasks_outputs(const struct tasks *tasks, enum task_kind kin
     return &tasks->outputs[kind];
 }
 
+const struct counts *tasks_statements(const struct tasks *tasks, enum task_kind kind)
+{
+    return &tasks->lines[kind];
+}
+
 static uint64_t draw_candidate(const struct tasks *tasks, enum reference_sampling mode,
                                struct rng *rng, uint32_t *size)
 {
@@ -504,6 +513,7 @@ static void count_task(struct tasks *tasks, const Kelvin__Task *task, int by)
     for (size_t i = 0; i < task->n_outputs; i++) {
         counts_add(&tasks->outputs[task->kind], task->outputs[i], by);
     }
+    statements_add(&tasks->lines[task->kind], task->program, by);
 }
 
 // Takes the values of a task that leaves out of the counts.

@@ -67,9 +67,11 @@ int tasks_get(struct tasks *tasks, uint64_t id, Kelvin__Task **out, struct error
 // tasks_index is what the draws of one kind are made from; valid until the next change.
 const struct task_index *tasks_index(const struct tasks *tasks, enum task_kind kind);
 
-// tasks_inputs and tasks_outputs count the values of the living tasks of one kind.
+// tasks_inputs and tasks_outputs count the values of the living tasks of one kind,
+// tasks_statements the statements of their programs (statements.h).
 const struct counts *tasks_inputs(const struct tasks *tasks, enum task_kind kind);
 const struct counts *tasks_outputs(const struct tasks *tasks, enum task_kind kind);
+const struct counts *tasks_statements(const struct tasks *tasks, enum task_kind kind);
 
 // tasks_draw_program draws `candidates` tasks, each among those of deduction and abduction, and
 // gives the one with the shortest program, the first of equals: an induction proposal shows it. 0

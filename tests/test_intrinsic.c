@@ -1,6 +1,7 @@
 #include "tests/support.h"
 
 #include "learner/intrinsic.h"
+#include "learner/statements.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -107,7 +108,8 @@ static void test_measures(void **state)
                 1e-12);
     assert_near(measured.value[INTRINSIC_DISTANCE], 0.25, 1e-12);
     assert_true(isnan(measured.value[INTRINSIC_INPUT]));
-    assert_near(measured.value[INTRINSIC_OUTPUT], 0.0, 1e-12); // "2" is all there is
+    assert_near(measured.value[INTRINSIC_OUTPUT], 0.0, 1e-12);   // "2" is all there is
+    assert_near(measured.value[INTRINSIC_STATEMENTS], 0.0, 0.0); // so is its statement
     deduction.outputs = pairs[0];
     intrinsic_measure(&measured, tasks, &deduction, &facts);
     assert_near(measured.value[INTRINSIC_OUTPUT], 1.0, 1e-12); // "1" has left
@@ -129,10 +131,34 @@ static void test_measures(void **state)
     assert_int_equal(tasks_open(&tasks, path, 2, NULL), 0);
     assert_near(counts_surprise(tasks_outputs(tasks, KIND_DEDUCTION), "2"), 0.0, 0.0);
     assert_int_equal(tasks_inputs(tasks, KIND_INDUCTION)->total, 2);
+    assert_int_equal(tasks_statements(tasks, KIND_DEDUCTION)->total, 2);
     tasks_close(tasks);
     char command[96];
     (void)snprintf(command, sizeof(command), "rm -rf '%s'", dir);
     assert_int_equal(system(command), 0);
+}
+
+// Statements are counted without their numbers, strings and indentation, functions' heads left out;
+// a program is as rare as its statements are on average.
+static void test_statements(void **state)
+{
+    (void)state;
+    struct counts counts = {0};
+    assert_near(statements_rarity(&counts, "def f(a):\n return a"), 1.0, 0.0); // nothing is there
+    statements_add(&counts, "def f(a):\n a=a+12\n  a=a+'it\\'s'\n return a", 1);
+    statements_add(&counts, "def f(a):\n a=a+3\n return a", 1);
+    assert_int_equal(counts.total, 5); // a=a+0 twice, a=a+'' once, return a twice
+    double twice = -log2(0.4) / 10.0;
+    double once = -log2(0.2) / 10.0;
+    assert_near(statements_rarity(&counts, "def f(a,b):\n  a=a+7\n\n return a"), twice, 1e-12);
+    assert_near(statements_rarity(&counts, "def g():\n a=a+\"x\"\n a=a+1"), (once + twice) / 2.0,
+                1e-12);
+    assert_near(statements_rarity(&counts, "def g():\n a=sum(a)\n a=a+1"), (1.0 + twice) / 2.0,
+                1e-12);
+    assert_true(isnan(statements_rarity(&counts, "def g():")));
+    statements_add(&counts, "def f(a):\n a=a+3\n return a", -1);
+    assert_int_equal(counts.total, 3);
+    counts_finish(&counts);
 }
 
 int main(void)
@@ -140,6 +166,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_combinations),
+        cmocka_unit_test(test_statements),
         cmocka_unit_test(test_measures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

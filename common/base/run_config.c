@@ -142,6 +142,10 @@ static const struct option rows[] = {
          "proposer: coefficient of the rarity of the output in the store (deduction, error, "
          "induction); 0 is off"),
     REAL("intrinsic.output_cap", intrinsic.cap[4], "0.5", 0, 100, "most that this term gives"),
+    REAL("intrinsic.statements", intrinsic.coef[5], "0", 0, 100,
+         "proposer: coefficient of the rarity of a proposed program's statements in the store, "
+         "numbers and strings aside; 0 is off"),
+    REAL("intrinsic.statements_cap", intrinsic.cap[5], "0.5", 0, 100, "most that this term gives"),
     CHOICE("intrinsic.combine", intrinsic.combine, "sum", combine_names,
            "learnability + sum of terms, × product, + product, × sum; only where it is positive"),
 
