@@ -2,6 +2,7 @@
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
+#include "learner/generator.h"
 #include "learner/player.h"
 #include "learner/reward.h"
 
@@ -83,6 +84,14 @@ static void add_proposal(struct batch *batch, const struct group *group,
     }
 }
 
+// An answer to an induction task can be a program that is kept for tests.
+static bool is_withheld(const struct run_config *config, const struct group *group,
+                        const struct play *play)
+{
+    return config->azr.hold_out && group->kind == KIND_INDUCTION &&
+           generator_held_out(play->verdict->program);
+}
+
 static void add_answers(struct batch *batch, const struct group *group,
                         const struct run_config *config, bool train)
 {
@@ -98,7 +107,9 @@ static void add_answers(struct batch *batch, const struct group *group,
         kind->answers++;
         kind->accuracy += result.score;
         kind->scratchpads += play->verdict->scratchpad;
-        if (train) {
+        bool withheld = is_withheld(config, group, play);
+        kind->answers_withheld += withheld;
+        if (train && !withheld) {
             add_row(batch, group, play, ROLE_SOLVE, reward_solve(config, &result));
         }
     }

@@ -21,6 +21,7 @@ struct batch_row {
 // What a step says about one kind of task.
 struct batch_kind {
     int32_t proposals, valid, formatted, duplicates, dropped, withheld;
+    int32_t answers_withheld;               // induction answers that are programs kept for tests
     int32_t answers;                        // judged, estimates included
     double accuracy;                        // mean score of those
     double proposer_reward, solver_reward;  // means over the trained rows

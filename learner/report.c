@@ -83,6 +83,7 @@ static void put_kind_numbers(json_t *line, enum task_kind kind, const struct bat
     }
     put_kind(line, "dropped", kind, numbers->dropped);
     put_kind(line, "withheld", kind, numbers->withheld);
+    put_kind(line, "answers/withheld", kind, numbers->answers_withheld);
 }
 
 static void put_step(json_t *line, const struct report_input *input)

@@ -1,6 +1,7 @@
 #include "tests/support.h"
 
 #include "learner/batch.h"
+#include "learner/generator.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -221,6 +222,40 @@ static void test_proposer_weight(void **state)
     batch_destroy(batch);
 }
 
+// With azr.hold_out an induction answer that is a program kept for tests is judged and counted, but
+// not trained on.
+static void test_withheld_answers(void **state)
+{
+    struct scene *scene = *state;
+    char held[64] = "", free_to_use[64] = "";
+    for (int i = 0; held[0] == '\0' || free_to_use[0] == '\0'; i++) {
+        char program[64];
+        (void)snprintf(program, sizeof(program), "def f(a):\n a=a+%d\n return a", i);
+        memcpy(generator_held_out(program) ? held : free_to_use, program, sizeof(program));
+    }
+    struct group *group = replay_open(scene->replay, 1, KIND_INDUCTION, ROLE_SOLVE, 0);
+    group_expect(group, 3);
+    group->state = GROUP_FINISHED;
+    for (int i = 0; i < 3; i++) {
+        struct play *play = &group->answers[i];
+        set_play(play, 7 + (uint32_t)i, 2, KELVIN__OUTCOME__OK, true);
+        play->verdict->program = strdup(i == 1 ? held : free_to_use);
+    }
+    scene->config.azr.hold_out = true;
+    struct batch *batch = build(scene, "cpu-f32");
+    assert_int_equal(batch->row_count, 2);
+    assert_int_equal(batch->kinds[KIND_INDUCTION].answers, 3);
+    assert_int_equal(batch->kinds[KIND_INDUCTION].answers_withheld, 1);
+    assert_true(batch->rows[1].play == &group->answers[2]);
+    batch_destroy(batch);
+    scene->config.azr.hold_out = false;
+    assert_int_equal(
+        batch_create(&batch, scene->groups, scene->count, &scene->config, true, 4, "cpu-f32", NULL),
+        0);
+    assert_int_equal(batch->row_count, 3);
+    batch_destroy(batch);
+}
+
 static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a;
@@ -279,6 +314,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_foreign_numerics, setup, teardown),
         cmocka_unit_test_setup_teardown(test_proposer_weight, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shuffled_rewards, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_withheld_answers, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -107,7 +107,8 @@ static const struct option rows[] = {
     REAL("azr.duplicate_reward", azr.duplicate_reward, "1", -1, 1,
          "of a valid proposal that the store holds already; 1: as any other"),
     BOOL("azr.hold_out", azr.hold_out, "false",
-         "drop proposals of programs that `kelvin eval` keeps for tests (a sixteenth)"),
+         "train on no proposal and no induction answer that is a program which `kelvin eval` keeps "
+         "for tests (a sixteenth)"),
     REAL("azr.proposer_weight", azr.proposer_weight, "1", 0.001, 1000,
          "weight of a proposer's block in the loss beside a solver's"),
     BOOL("azr.shuffle_rewards", azr.shuffle_rewards, "false",
