@@ -56,26 +56,93 @@ VEC_INLINE void row_store(float *c, const v16 acc[2], struct columns columns, co
     }
 }
 
-VEC_INLINE void row_add(v16 acc[2], float a, v16 b0, v16 b1, const int vecs)
+// A row's element lies at a base plus 0, 1, 2, 4 or 8 strides, which one instruction addresses:
+// four bases serve twelve rows.
+enum { BASES = 4 };
+static const struct {
+    int base, strides;
+} place_of[] = {{0, 0}, {0, 1}, {0, 2}, {1, 0}, {0, 4}, {1, 2},
+                {2, 0}, {1, 4}, {0, 8}, {3, 0}, {2, 4}, {1, 8}};
+_Static_assert(ROWS <= (int)(sizeof(place_of) / sizeof(*place_of)), "every row has a place");
+
+// How a tile's operands lie. In the first two forms b_row is PANEL and all columns exist, so that
+// STEPS of k need constant offsets only.
+enum form {
+    FORM_ALONG,  // a_col is 1
+    FORM_PACKED, // a_packed
+    FORM_ANY,
+};
+
+enum { STEPS = 4 };
+
+// struct cursor is where a tile's operands are read next.
+struct cursor {
+    const float *a[BASES];
+    int64_t stride; // from row to row of A
+    const float *b, *b_right, *ahead, *ahead_right;
+};
+
+// The compiler shall take a number as it is: what it can derive one pointer from another with, it
+// keeps in memory for want of registers.
+#define OPAQUE(number) __asm__("" : "+r"(number))
+
+VEC_INLINE const float *row_at(const struct cursor *at, const int row, const enum form form)
 {
-    const v16 x = v_set(a);
-    acc[0] = v_fma(x, b0, acc[0]);
+    return form == FORM_PACKED ? at->a[0] + row
+                               : at->a[place_of[row].base] + place_of[row].strides * at->stride;
+}
+
+// tile_step adds the products of the k that lies `step` behind the cursor.
+VEC_INLINE void tile_step(v16 acc[ROWS][2], const struct cursor *at, const int rows, const int vecs,
+                          const enum form form, const int step, const bool full,
+                          struct columns columns)
+{
+    const float *b = at->b + (size_t)step * PANEL, *right = at->b_right + (size_t)step * PANEL;
+    const v16 b0 = full ? v_load(b) : v_load_n(b, columns.left);
+    const v16 b1 = vecs == 1 ? b0 : full ? v_load(right) : v_load_n(right, columns.right);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        const v16 x = v_set(row_at(at, r, form)[form == FORM_PACKED ? step * rows : step]);
+        acc[r][0] = v_fma(x, b0, acc[r][0]);
+        if (vecs == 2) {
+            acc[r][1] = v_fma(x, b1, acc[r][1]);
+        }
+    }
+}
+
+VEC_INLINE void advance(struct cursor *at, const struct tile *t, const int rows,
+                        const enum form form, const int steps)
+{
+    const int64_t a_step = form == FORM_ALONG ? 1 : form == FORM_PACKED ? rows : t->a_col;
+    const int64_t b_step = form == FORM_ANY ? t->b_row : PANEL;
+#pragma GCC unroll 4
+    for (int i = 0; i < BASES; i++) {
+        at->a[i] += steps * a_step;
+    }
+    at->b += steps * b_step;
+    at->b_right += steps * b_step;
+    at->ahead += steps * t->ahead_step;
+    at->ahead_right += steps * t->ahead_step;
+}
+
+// fetch asks for what is read after this tile.
+VEC_INLINE void fetch(const struct cursor *at, const int vecs)
+{
+    __builtin_prefetch(at->ahead);
     if (vecs == 2) {
-        acc[1] = v_fma(x, b1, acc[1]);
+        __builtin_prefetch(at->ahead_right);
     }
 }
 
 // tile_run computes `rows` rows by `vecs` vectors (constants after inlining), of which the last
 // columns exist up to `width`; `full` says that all do.
-VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, const bool full,
-                         int width)
+VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, const enum form form,
+                         const bool full, int width)
 {
     const struct columns columns = {.left = full || width > VEC ? VEC : width,
                                     .right = full          ? VEC
                                              : width > VEC ? width - VEC
                                                            : 0};
-    const float *a = t->a, *b = t->b, *b_right = t->b_right;
-    const float *ahead = t->ahead, *ahead_right = t->ahead_right;
     v16 acc[ROWS][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
@@ -86,22 +153,31 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
             row_load(acc[r], t->c + r * t->ldc, columns, vecs);
         }
     }
-    for (int64_t k = 0; k < t->K; k++) {
-        const v16 b0 = full ? v_load(b) : v_load_n(b, columns.left);
-        const v16 b1 = vecs == 1 ? b0 : full ? v_load(b_right) : v_load_n(b_right, columns.right);
-        __builtin_prefetch(ahead);
-        if (vecs == 2) {
-            __builtin_prefetch(ahead_right);
+    struct cursor at = {.stride = t->a_row,
+                        .b = t->b,
+                        .b_right = t->b_right,
+                        .ahead = t->ahead,
+                        .ahead_right = t->ahead_right};
+#pragma GCC unroll 4
+    for (int i = 0; i < BASES; i++) {
+        at.a[i] = t->a + 3L * i * t->a_row;
+        OPAQUE(at.a[i]);
+    }
+    int64_t k = 0;
+    for (; form != FORM_ANY && k + STEPS <= t->K; k += STEPS) {
+        OPAQUE(at.stride);
+#pragma GCC unroll 4
+        for (int step = 0; step < STEPS; step++) {
+            tile_step(acc, &at, rows, vecs, form, step, full, columns);
         }
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            row_add(acc[r], a[r * t->a_row], b0, b1, vecs);
-        }
-        a += t->a_col;
-        b += t->b_row;
-        b_right += t->b_row;
-        ahead += t->ahead_step;
-        ahead_right += t->ahead_step;
+        fetch(&at, vecs);
+        advance(&at, t, rows, form, STEPS);
+    }
+    for (; k < t->K; k++) {
+        OPAQUE(at.stride);
+        tile_step(acc, &at, rows, vecs, form, 0, full, columns);
+        fetch(&at, vecs);
+        advance(&at, t, rows, form, 1);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
@@ -111,10 +187,14 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
 
 #define TILE_CASE(case_, rows, vecs, columns)                                                      \
     case case_:                                                                                    \
-        if (width >= (columns)) {                                                                  \
-            tile_run(t, rows, vecs, true, columns);                                                \
+        if (width < (columns)) {                                                                   \
+            tile_run(t, rows, vecs, FORM_ANY, false, width);                                       \
+        } else if (t->b_row != PANEL || (t->a_col != 1 && !t->a_packed)) {                         \
+            tile_run(t, rows, vecs, FORM_ANY, true, columns);                                      \
+        } else if (t->a_packed) {                                                                  \
+            tile_run(t, rows, vecs, FORM_PACKED, true, columns);                                   \
         } else {                                                                                   \
-            tile_run(t, rows, vecs, false, width);                                                 \
+            tile_run(t, rows, vecs, FORM_ALONG, true, columns);                                    \
         }                                                                                          \
         break
 #define WIDE_CASE(rows) TILE_CASE(rows, rows, 2, 2 * PANEL)
