@@ -6,6 +6,7 @@
 #include "common/base/log.h"
 #include "common/base/metrics.h"
 #include "common/text/utf8.h"
+#include "common/wire/message.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -153,16 +154,6 @@ static void job_begin(struct feed *feed, struct job *job)
     engine_submit(feed->engine, generation);
 }
 
-// copy_prompt keeps a message beyond its callback.
-static Kelvin__Prompt *copy_prompt(const Kelvin__Prompt *prompt)
-{
-    size_t size = kelvin__prompt__get_packed_size(prompt);
-    CLEANUP(freep) uint8_t *bytes = malloc(size + 1);
-    CHECK(bytes != NULL);
-    (void)kelvin__prompt__pack(prompt, bytes);
-    return kelvin__prompt__unpack(NULL, size, bytes);
-}
-
 static void on_prompt(void *context, const Kelvin__Prompt *prompt)
 {
     struct feed *feed = context;
@@ -170,8 +161,7 @@ static void on_prompt(void *context, const Kelvin__Prompt *prompt)
     CHECK(job != NULL);
     job->lease = prompt->lease;
     job->era = feed->era;
-    job->prompt = copy_prompt(prompt);
-    CHECK(job->prompt != NULL);
+    job->prompt = message_copy(&prompt->base);
     feed->jobs++;
     if (feed->engine != NULL) {
         job_begin(feed, job);

@@ -9,6 +9,7 @@
 #include "common/wire/codec.h"
 #include "common/wire/delta.h"
 #include "common/wire/loop.h"
+#include "common/wire/message.h"
 #include "common/wire/zsock.h"
 
 #include <errno.h>
@@ -479,8 +480,7 @@ void weights_offer(struct weights *weights, const Kelvin__WeightsManifest *manif
         begin(weights, manifest);
         settle(weights);
     } else if (!same_content(weights->fetch->version, manifest)) {
-        weights->waiting = weights_manifest_copy(manifest);
-        CHECK(weights->waiting != NULL);
+        weights->waiting = message_copy(&manifest->base);
     }
 }
 

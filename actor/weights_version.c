@@ -3,25 +3,13 @@
 
 #include "common/base/check.h"
 #include "common/base/file.h"
+#include "common/wire/message.h"
 
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-Kelvin__WeightsManifest *weights_manifest_copy(const Kelvin__WeightsManifest *manifest)
-{
-    size_t size = kelvin__weights_manifest__get_packed_size(manifest);
-    uint8_t *packed = malloc(size);
-    if (packed == NULL) {
-        return NULL;
-    }
-    (void)kelvin__weights_manifest__pack(manifest, packed);
-    Kelvin__WeightsManifest *copy = kelvin__weights_manifest__unpack(NULL, size, packed);
-    free(packed);
-    return copy;
-}
 
 static int type_of(enum dtype *type, const Kelvin__WeightsManifest *manifest, struct error *err)
 {
@@ -43,18 +31,15 @@ int weights_version_create(struct weights_version **out, uint8_t **blob,
         return code;
     }
     struct version_memory *memory = calloc(1, sizeof(*memory));
-    Kelvin__WeightsManifest *copy = weights_manifest_copy(manifest);
     uint8_t *bytes = malloc(manifest->size);
-    if (memory == NULL || copy == NULL || bytes == NULL) {
+    if (memory == NULL || bytes == NULL) {
         free(memory);
-        if (copy != NULL) {
-            kelvin__weights_manifest__free_unpacked(copy, NULL);
-        }
         free(bytes);
         return error_set(err, -ENOMEM, "no memory for weights %llu (%llu MB)",
                          (unsigned long long)manifest->version,
                          (unsigned long long)manifest->size >> 20);
     }
+    Kelvin__WeightsManifest *copy = message_copy(&manifest->base);
     memory->version = (struct weights_version){manifest->version, type, copy, bytes};
     memory->manifest = copy;
     memory->blob = bytes;
@@ -81,7 +66,7 @@ void weights_version_unref(struct weights_version *version)
         return;
     }
     struct version_memory *memory = memory_of(version);
-    kelvin__weights_manifest__free_unpacked(memory->manifest, NULL);
+    message_free(memory->manifest);
     free(memory->blob);
     free(memory);
 }

@@ -11,10 +11,6 @@ struct version_memory {
     int references;
 };
 
-// weights_manifest_copy is a deep copy for kelvin__weights_manifest__free_unpacked; NULL: no
-// memory.
-Kelvin__WeightsManifest *weights_manifest_copy(const Kelvin__WeightsManifest *manifest);
-
 // weights_version_create copies the manifest and makes room for the blob, which *blob lets the
 // fetcher write; the caller has the one reference.
 int weights_version_create(struct weights_version **out, uint8_t **blob,

@@ -5,6 +5,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/wire/codec.h"
+#include "common/wire/message.h"
 #include "common/wire/zsock.h"
 #include "learner/broker.h"
 
@@ -40,25 +41,6 @@ static const char *kind_name(Kelvin__WorkerKind kind)
 static void copy_text(char out[PEER_TEXT_MAX], const char *text)
 {
     (void)snprintf(out, PEER_TEXT_MAX, "%s", text);
-}
-
-// A deep copy, by way of the message's bytes.
-static void *message_copy(const ProtobufCMessage *message)
-{
-    size_t size = protobuf_c_message_get_packed_size(message);
-    CLEANUP(freep) uint8_t *bytes = malloc(size + 1);
-    CHECK(bytes != NULL);
-    (void)protobuf_c_message_pack(message, bytes);
-    void *copy = protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
-    CHECK(copy != NULL);
-    return copy;
-}
-
-static void message_free(void *message)
-{
-    if (message != NULL) {
-        protobuf_c_message_free_unpacked(message, NULL);
-    }
 }
 
 static int send_to(struct hub *hub, const void *identity, size_t identity_size,

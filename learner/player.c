@@ -4,6 +4,7 @@
 #include "common/base/cleanup.h"
 #include "common/base/log.h"
 #include "common/text/prompt.h"
+#include "common/wire/message.h"
 #include "learner/advantage.h"
 #include "learner/generated_task.h"
 #include "learner/generator.h"
@@ -132,7 +133,7 @@ static void finish_answers(struct player *player, struct group *group)
 static void on_judged(void *context, uint64_t sample, const Kelvin__Verdict *verdict)
 {
     struct group *group = context;
-    group->answers[sample].verdict = verdict_copy(verdict);
+    group->answers[sample].verdict = message_copy(&verdict->base);
     group->open--;
     finish_answers(player_of(group), group);
 }
@@ -168,7 +169,7 @@ static void on_answer(void *context, uint64_t tag, const Kelvin__Rollout *rollou
     if (rollout->finish == KELVIN__FINISH__REJECTED) {
         group->too_long = group->too_long || rollout->lease != 0; // 0: the hub gave it up
     } else if (rollout->sample < (uint32_t)group->answer_count && is_sane(player, rollout)) {
-        group->answers[rollout->sample].rollout = rollout_copy(rollout);
+        group->answers[rollout->sample].rollout = message_copy(&rollout->base);
         judge(player, group, (int32_t)rollout->sample);
     } else {
         log_warn("player", "an actor sent a broken rollout; its group is dropped lease=%llu",
@@ -270,7 +271,7 @@ static void on_validated(void *context, uint64_t tag, const Kelvin__Verdict *ver
         propose(player, group);
         return;
     }
-    group->proposal.verdict = verdict_copy(verdict);
+    group->proposal.verdict = message_copy(&verdict->base);
     if (verdict->outcome == KELVIN__OUTCOME__INFRASTRUCTURE || (ok && !is_whole(group, verdict))) {
         drop_proposal(player, group);
         return;
@@ -370,7 +371,7 @@ static void on_proposal(void *context, uint64_t tag, const Kelvin__Rollout *roll
         drop_proposal(player, group);
         return;
     }
-    group->proposal.rollout = rollout_copy(rollout);
+    group->proposal.rollout = message_copy(&rollout->base);
     validate(player, group);
 }
 

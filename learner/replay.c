@@ -1,8 +1,8 @@
 #include "learner/replay.h"
 
 #include "common/base/check.h"
-#include "common/base/cleanup.h"
 #include "common/base/limits.h"
+#include "common/wire/message.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -32,12 +32,8 @@ static int lane_of(const struct group *group)
 
 static void play_clear(struct play *play)
 {
-    if (play->rollout != NULL) {
-        kelvin__rollout__free_unpacked(play->rollout, NULL);
-    }
-    if (play->verdict != NULL) {
-        kelvin__verdict__free_unpacked(play->verdict, NULL);
-    }
+    message_free(play->rollout);
+    message_free(play->verdict);
     *play = (struct play){0};
 }
 
@@ -61,12 +57,8 @@ void group_destroy(struct group *group)
         play_clear(&group->answers[i]);
     }
     free(group->answers);
-    if (group->shown != NULL) {
-        kelvin__task__free_unpacked(group->shown, NULL);
-    }
-    if (group->task != NULL) {
-        kelvin__task__free_unpacked(group->task, NULL);
-    }
+    message_free(group->shown);
+    message_free(group->task);
     free(group);
 }
 
@@ -235,32 +227,4 @@ int32_t replay_running(const struct replay *replay)
         running += group->state == GROUP_RUNNING;
     }
     return running;
-}
-
-// A message is copied by way of its bytes: short, and right for every field that it may get.
-static uint8_t *packed(const ProtobufCMessage *message, size_t *size)
-{
-    *size = protobuf_c_message_get_packed_size(message);
-    uint8_t *bytes = malloc(*size + 1);
-    CHECK(bytes != NULL);
-    (void)protobuf_c_message_pack(message, bytes);
-    return bytes;
-}
-
-Kelvin__Rollout *rollout_copy(const Kelvin__Rollout *rollout)
-{
-    size_t size = 0;
-    CLEANUP(freep) uint8_t *bytes = packed(&rollout->base, &size);
-    Kelvin__Rollout *copy = kelvin__rollout__unpack(NULL, size, bytes);
-    CHECK(copy != NULL);
-    return copy;
-}
-
-Kelvin__Verdict *verdict_copy(const Kelvin__Verdict *verdict)
-{
-    size_t size = 0;
-    CLEANUP(freep) uint8_t *bytes = packed(&verdict->base, &size);
-    Kelvin__Verdict *copy = kelvin__verdict__unpack(NULL, size, bytes);
-    CHECK(copy != NULL);
-    return copy;
 }

@@ -99,8 +99,4 @@ void group_destroy(struct group *group);
 // replay_running is how many groups are not closed yet, of all steps.
 int32_t replay_running(const struct replay *replay);
 
-// Copies of a message that the receiver keeps.
-Kelvin__Rollout *rollout_copy(const Kelvin__Rollout *rollout);
-Kelvin__Verdict *verdict_copy(const Kelvin__Verdict *verdict);
-
 #endif

@@ -1,5 +1,6 @@
 #include "tests/support.h"
 
+#include "common/wire/message.h"
 #include "learner/batch.h"
 #include "learner/generator.h"
 
@@ -63,12 +64,12 @@ static void set_play(struct play *play, uint32_t id, size_t tokens, Kelvin__Outc
     rollout.n_versions = 1;
     rollout.versions = runs;
     rollout.numerics = numerics;
-    play->rollout = rollout_copy(&rollout);
+    play->rollout = message_copy(&rollout.base);
     Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
     verdict.outcome = outcome;
     verdict.formatted = formatted;
     verdict.score = outcome == KELVIN__OUTCOME__OK ? 1.0F : 0.0F;
-    play->verdict = verdict_copy(&verdict);
+    play->verdict = message_copy(&verdict.base);
 }
 
 static struct group *add_proposal(struct scene *scene, int32_t slot, double accuracy)

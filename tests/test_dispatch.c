@@ -1,6 +1,6 @@
 // A step's work from admission to batch, with the hub played by the test: every proposal is valid,
 // and the answers to the task of a proposal are right as its number says.
-#include "tests/support.h"
+#include "tests/fake/hub.h"
 
 #include "learner/batch.h"
 #include "learner/dispatch.h"
@@ -11,81 +11,25 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ASKED_MAX = 1024, SEEDS = 8 };
+enum { SEEDS = 8 };
 
-struct asked {
-    Kelvin__Prompt *prompt;         // or
-    Kelvin__VerifyRequest *request; // owned
-    void (*fn)(void);
-    void *context;
-    uint64_t tag;
-};
-
-static struct {
-    struct asked items[ASKED_MAX];
-    int count, taken, proposals, solves;
-} hub;
-
-static void *copy(const ProtobufCMessage *message)
-{
-    size_t size = protobuf_c_message_get_packed_size(message);
-    uint8_t *bytes = malloc(size + 1);
-    (void)protobuf_c_message_pack(message, bytes);
-    void *out = protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
-    free(bytes);
-    return out;
-}
-
-int hub_rollout(struct hub *none, const Kelvin__Prompt *prompt, hub_rollout_fn *rollout_fn,
-                void *context, uint64_t tag)
-{
-    (void)none;
-    assert_true(hub.count < ASKED_MAX);
-    hub.items[hub.count++] = (struct asked){.prompt = copy(&prompt->base),
-                                            .fn = (void (*)(void))rollout_fn,
-                                            .context = context,
-                                            .tag = tag};
-    hub.proposals += prompt->role == KELVIN__ROLE__PROPOSE;
-    hub.solves += prompt->role == KELVIN__ROLE__SOLVE;
-    return 0;
-}
-
-int hub_verify(struct hub *none, const Kelvin__VerifyRequest *request, hub_verdict_fn *verdict_fn,
-               void *context, uint64_t tag)
-{
-    (void)none;
-    assert_true(hub.count < ASKED_MAX);
-    hub.items[hub.count++] = (struct asked){.request = copy(&request->base),
-                                            .fn = (void (*)(void))verdict_fn,
-                                            .context = context,
-                                            .tag = tag};
-    return 0;
-}
+static int proposals, solves; // prompts asked, since the test began
 
 // Each rollout says in its text what it is: "propose N", or "solve PROGRAM SAMPLE".
 static void sample(const struct asked *item)
 {
-    static int proposals;
-    uint32_t prompt[] = {1}, tokens[] = {2, 3};
-    float logprobs[] = {-1.0F, -1.0F};
+    static int number;
     char text[160];
     bool propose = item->prompt->role == KELVIN__ROLE__PROPOSE;
+    proposals += propose;
+    solves += !propose;
     for (uint32_t i = 0; i < item->prompt->samples; i++) {
         if (propose) {
-            (void)snprintf(text, sizeof(text), "propose %d", proposals++);
+            (void)snprintf(text, sizeof(text), "propose %d", number++);
         } else {
             (void)snprintf(text, sizeof(text), "solve %u %s", i, item->prompt->task->program);
         }
-        Kelvin__Rollout rollout = KELVIN__ROLLOUT__INIT;
-        rollout.lease = 1;
-        rollout.sample = i;
-        rollout.n_prompt = 1;
-        rollout.prompt = prompt;
-        rollout.n_tokens = rollout.n_logprobs = 2;
-        rollout.tokens = tokens;
-        rollout.logprobs = logprobs;
-        rollout.text = text;
-        ((hub_rollout_fn *)item->fn)(item->context, item->tag, &rollout);
+        asked_answer(item, i, text);
     }
 }
 
@@ -110,23 +54,21 @@ static void judge(const struct asked *item)
         verdict.outcome = right ? KELVIN__OUTCOME__OK : KELVIN__OUTCOME__WRONG;
         verdict.score = right ? 1.0F : 0.0F;
     }
-    ((hub_verdict_fn *)item->fn)(item->context, item->tag, &verdict);
+    item->verdict_fn(item->context, item->tag, &verdict);
 }
 
 // Answers everything that is asked, in turn.
 static void pump(void)
 {
-    while (hub.taken < hub.count) {
-        struct asked item = hub.items[hub.taken++];
-        if (item.prompt != NULL) {
-            sample(&item);
-            kelvin__prompt__free_unpacked(item.prompt, NULL);
+    while (asked.taken < asked.count) {
+        const struct asked *item = asked_next();
+        if (item->prompt != NULL) {
+            sample(item);
         } else {
-            judge(&item);
-            kelvin__verify_request__free_unpacked(item.request, NULL);
+            judge(item);
         }
     }
-    hub.count = hub.taken = 0;
+    asked_forget();
 }
 
 struct scene {
@@ -193,7 +135,7 @@ static int setup(void **state)
         task.inputs = task.outputs = list;
         assert_int_equal(tasks_add(scene->tasks, &task, NAN, 0, &duplicate, NULL), 0);
     }
-    memset(&hub, 0, sizeof(hub));
+    proposals = solves = 0;
     *state = scene;
     return 0;
 }
@@ -261,8 +203,8 @@ static void test_fresh(void **state)
     count_rows(scene, rows);
     assert_int_equal(rows[ROLE_PROPOSE], 3);
     assert_int_equal(rows[ROLE_SOLVE], 3);
-    assert_int_equal(hub.proposals, 3);
-    assert_int_equal(hub.solves, 3 + 3);
+    assert_int_equal(proposals, 3);
+    assert_int_equal(solves, 3 + 3);
     assert_int_equal(stored(scene), SEEDS + 3);
     for (int32_t i = 0; i < scene->count; i++) {
         const struct group *group = scene->groups[i];
@@ -282,7 +224,7 @@ static void test_reuse(void **state)
     count_rows(scene, rows);
     assert_int_equal(rows[ROLE_PROPOSE], 3);
     assert_int_equal(rows[ROLE_SOLVE], 3 * 2);
-    assert_int_equal(hub.solves, 3);
+    assert_int_equal(solves, 3);
 }
 
 // azr.propose: false plays proposals, which feed the store, and trains on answers only.
@@ -308,7 +250,7 @@ static void test_warm_up(void **state)
     count_rows(scene, rows);
     assert_int_equal(rows[ROLE_PROPOSE], 0);
     assert_int_equal(rows[ROLE_SOLVE], 3);
-    assert_int_equal(hub.proposals, 0);
+    assert_int_equal(proposals, 0);
     next_step(scene);
     count_rows(scene, rows);
     assert_int_equal(rows[ROLE_PROPOSE], 3);

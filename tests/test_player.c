@@ -1,5 +1,5 @@
 // The hub is played by the test: what the player asks is kept, and answered when a test says so.
-#include "tests/support.h"
+#include "tests/fake/hub.h"
 
 #include "common/base/check.h"
 #include "learner/generator.h"
@@ -11,100 +11,24 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ASKED_MAX = 64 };
-
-struct asked {
-    Kelvin__Prompt *prompt;         // or
-    Kelvin__VerifyRequest *request; // owned
-    hub_rollout_fn *rollout_fn;
-    hub_verdict_fn *verdict_fn;
-    void *context;
-    uint64_t tag;
-};
-
-static struct {
-    struct asked items[ASKED_MAX];
-    int count, taken;
-} asked;
-
-static void *copy(const ProtobufCMessage *message)
-{
-    size_t size = protobuf_c_message_get_packed_size(message);
-    uint8_t *bytes = malloc(size + 1);
-    (void)protobuf_c_message_pack(message, bytes);
-    void *out = protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
-    free(bytes);
-    return out;
-}
-
-int hub_rollout(struct hub *hub, const Kelvin__Prompt *prompt, hub_rollout_fn *rollout_fn,
-                void *context, uint64_t tag)
-{
-    (void)hub;
-    assert_true(asked.count < ASKED_MAX);
-    asked.items[asked.count++] = (struct asked){
-        .prompt = copy(&prompt->base), .rollout_fn = rollout_fn, .context = context, .tag = tag};
-    return 0;
-}
-
-int hub_verify(struct hub *hub, const Kelvin__VerifyRequest *request, hub_verdict_fn *verdict_fn,
-               void *context, uint64_t tag)
-{
-    (void)hub;
-    assert_true(asked.count < ASKED_MAX);
-    asked.items[asked.count++] = (struct asked){
-        .request = copy(&request->base), .verdict_fn = verdict_fn, .context = context, .tag = tag};
-    return 0;
-}
-
-static struct asked *next_asked(void)
-{
-    assert_true(asked.taken < asked.count);
-    return &asked.items[asked.taken++];
-}
-
 static const Kelvin__Prompt *next_prompt(struct asked **item)
 {
-    *item = next_asked();
+    *item = asked_next();
     assert_non_null((*item)->prompt);
     return (*item)->prompt;
 }
 
 static const Kelvin__VerifyRequest *next_request(struct asked **item)
 {
-    *item = next_asked();
+    *item = asked_next();
     assert_non_null((*item)->request);
     return (*item)->request;
 }
 
-static void forget_asked(void)
-{
-    for (int i = 0; i < asked.count; i++) {
-        if (asked.items[i].prompt != NULL) {
-            kelvin__prompt__free_unpacked(asked.items[i].prompt, NULL);
-        }
-        if (asked.items[i].request != NULL) {
-            kelvin__verify_request__free_unpacked(asked.items[i].request, NULL);
-        }
-    }
-    asked.count = asked.taken = 0;
-}
-
 static void answer_rollout(const struct asked *item, uint32_t sample, const char *text)
 {
-    uint32_t prompt[] = {1}, tokens[] = {2, 3};
-    float logprobs[] = {-1.0F, -1.0F};
     char *words = strdup(text);
-    Kelvin__Rollout rollout = KELVIN__ROLLOUT__INIT;
-    rollout.lease = 1;
-    rollout.sample = sample;
-    rollout.n_prompt = 1;
-    rollout.prompt = prompt;
-    rollout.n_tokens = rollout.n_logprobs = 2;
-    rollout.tokens = tokens;
-    rollout.logprobs = logprobs;
-    rollout.text = words;
-    item->rollout_fn(item->context, item->tag, &rollout);
+    asked_answer(item, sample, words);
     free(words);
 }
 
@@ -207,7 +131,7 @@ static int teardown(void **state)
 {
     struct scene *scene = *state;
     char command[96];
-    forget_asked();
+    asked_forget();
     replay_destroy(scene->replay);
     tasks_close(scene->tasks);
     (void)snprintf(command, sizeof(command), "rm -rf '%s'", scene->dir);

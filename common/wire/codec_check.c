@@ -19,7 +19,8 @@ enum {
     WEIGHTS_CHUNKS_MAX = 131072,
 };
 
-// struct bound is what one field may hold: bytes of each text, items of the list.
+// struct bound is what one field may hold: bytes of each text, items of the list. In the table the
+// rows of one message stand together.
 struct bound {
     const ProtobufCMessageDescriptor *message;
     const char *field;
@@ -64,12 +65,24 @@ static const struct bound bounds[] = {
     {&kelvin__weights_manifest__descriptor, "endpoint", ENDPOINT_BYTES_MAX, 0},
 };
 
-static struct bound bound_of(const ProtobufCMessageDescriptor *message,
+static const struct bound *const bounds_end = bounds + sizeof(bounds) / sizeof(*bounds);
+
+// The rows of a message, which stand together.
+static const struct bound *rows_of(const ProtobufCMessageDescriptor *message)
+{
+    const struct bound *row = bounds;
+    while (row < bounds_end && row->message != message) {
+        row++;
+    }
+    return row;
+}
+
+static struct bound bound_of(const struct bound *row, const ProtobufCMessageDescriptor *message,
                              const ProtobufCFieldDescriptor *field)
 {
-    for (size_t i = 0; i < sizeof(bounds) / sizeof(*bounds); i++) {
-        if (bounds[i].message == message && strcmp(bounds[i].field, field->name) == 0) {
-            return bounds[i];
+    for (; row < bounds_end && row->message == message; row++) {
+        if (strcmp(row->field, field->name) == 0) {
+            return *row;
         }
     }
     return (struct bound){message, field->name, FIELD_BYTES_MAX, FIELD_COUNT_MAX};
@@ -112,6 +125,14 @@ static bool utf8_valid(const char *text, size_t size)
     const uint8_t *end = p + size;
     int length = 1;
     while (p < end && length > 0) {
+        uint64_t eight = 0;
+        if ((size_t)(end - p) >= sizeof(eight)) { // most text is ASCII
+            memcpy(&eight, p, sizeof(eight));
+            if ((eight & 0x8080808080808080U) == 0) {
+                p += sizeof(eight);
+                continue;
+            }
+        }
         length = utf8_length(p, end);
         p += length;
     }
@@ -233,6 +254,7 @@ static int check_list(const char *member, size_t count, const struct bound *boun
 static int check_message(const ProtobufCMessage *message, int depth, struct error *err)
 {
     const ProtobufCMessageDescriptor *descriptor = message->descriptor;
+    const struct bound *rows = rows_of(descriptor);
     CHECK(depth < WALK_DEPTH_MAX);
     if (message->n_unknown_fields > 0) { // a peer of this protocol's version sends none
         return error_set(err, -EBADMSG, "message %s: has a field that is not known",
@@ -242,7 +264,7 @@ static int check_message(const ProtobufCMessage *message, int depth, struct erro
         const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
         const char *base = (const char *)message;
         const void *quantifier = base + field->quantifier_offset;
-        struct bound bound = bound_of(descriptor, field);
+        struct bound bound = bound_of(rows, descriptor, field);
         int code = 0;
         if (field->label == PROTOBUF_C_LABEL_REPEATED) {
             code = check_list(base + field->offset, *(const size_t *)quantifier, &bound, field,

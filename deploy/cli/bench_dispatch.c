@@ -7,6 +7,7 @@
 #include "common/base/clock.h"
 #include "common/base/rng.h"
 #include "common/wire/loop.h"
+#include "common/wire/message.h"
 #include "common/wire/worker.h"
 #include "deploy/cli/bench.h"
 #include "deploy/cli/cli.h"
@@ -145,11 +146,12 @@ struct plane {
     struct task_index index;
     Kelvin__Rollout *kept[KEPT];
     int32_t missing[PROMPTS]; // samples of each prompt that have not come
-    uint64_t received, bytes;
-    uint64_t from_ns, to_ns;            // the measured time; 0: no rollout has come yet
-    uint64_t from_received, from_bytes; // when it began
-    double from_cpu, cpu;               // seconds of this process, then of the measured time
-    uint64_t tick_ns;                   // when the timer last called
+    uint64_t received;
+    uint64_t bytes;          // of a rollout: they differ by their ids only
+    uint64_t from_ns, to_ns; // the measured time; 0: no rollout has come yet
+    uint64_t from_received;  // when it began
+    double from_cpu, cpu;    // seconds of this process, then of the measured time
+    uint64_t tick_ns;        // when the timer last called
     uint64_t began_ns;
     bool failed;           // the actor sent nothing
     double seconds;        // of options
@@ -177,14 +179,15 @@ static void on_rollout(void *context, uint64_t tag, const Kelvin__Rollout *rollo
 {
     struct plane *plane = context;
     Kelvin__Rollout **slot = &plane->kept[plane->received % KEPT];
-    if (*slot != NULL) {
-        kelvin__rollout__free_unpacked(*slot, NULL);
+    if (plane->received == 0) {
+        plane->bytes = kelvin__rollout__get_packed_size(rollout);
     }
-    *slot = rollout_copy(rollout);
+    message_free(*slot);
+    *slot = message_copy(&rollout->base);
     plane->received++;
-    plane->bytes += kelvin__rollout__get_packed_size(rollout);
     if (--plane->missing[tag] == 0) { // a proposal and its answers: a task enters the index
-        struct task_entry entry = {.id = plane->received, .step = 1, .digest = rollout->lease};
+        struct task_entry entry = {
+            .id = plane->received, .step = 1, .digest = rng_mix(rollout->lease, 1)};
         if (!task_index_has(&plane->index, entry.digest)) {
             (void)task_index_add(&plane->index, entry);
         }
@@ -217,7 +220,6 @@ static void wait_for_work(struct plane *plane, uint64_t now)
         plane->to_ns = plane->from_ns + (uint64_t)(plane->seconds * 1e9);
     }
     plane->from_received = plane->received;
-    plane->from_bytes = plane->bytes;
     plane->from_cpu = cpu_seconds();
     if (plane->from_ns == 0 && now - plane->began_ns > (uint64_t)CONNECT_MS * 1000000) {
         plane->failed = true;
@@ -262,7 +264,7 @@ static double lag_at(const struct plane *plane, double share)
 static void print_result(struct plane *plane, const struct options *options)
 {
     double rollouts = (double)(plane->received - plane->from_received);
-    double bytes = (double)(plane->bytes - plane->from_bytes);
+    double bytes = rollouts * (double)plane->bytes;
     qsort(plane->lags, (size_t)plane->lag_count, sizeof(double), by_size);
     (void)printf("{\"bench\": \"dispatch\", \"tokens\": %lld, \"seconds\": %.3f, "
                  "\"rollouts_per_s\": %.0f, \"megabytes_per_s\": %.1f, "
@@ -344,9 +346,7 @@ static int measure(const struct options *options, struct error *err)
     loop_destroy(plane->loop);
     task_index_finish(&plane->index);
     for (int i = 0; i < KEPT; i++) {
-        if (plane->kept[i] != NULL) {
-            kelvin__rollout__free_unpacked(plane->kept[i], NULL);
-        }
+        message_free(plane->kept[i]);
     }
     (void)unlink(endpoint + strlen("ipc://"));
     (void)rmdir(dir);

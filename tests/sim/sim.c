@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/rng.h"
+#include "common/wire/message.h"
 #include "common/wire/worker.h"
 #include "learner/run.h"
 
@@ -70,22 +71,6 @@ struct sim {
 static bool chance(struct sim *sim, double share)
 {
     return rng_uniform(&sim->rng) < share;
-}
-
-static void message_free(void *message)
-{
-    protobuf_c_message_free_unpacked(message, NULL);
-}
-
-static void *message_copy(const ProtobufCMessage *message)
-{
-    size_t size = protobuf_c_message_get_packed_size(message);
-    CLEANUP(freep) uint8_t *bytes = malloc(size + 1);
-    CHECK(bytes != NULL);
-    (void)protobuf_c_message_pack(message, bytes);
-    void *copy = protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
-    CHECK(copy != NULL);
-    return copy;
 }
 
 static void forget(struct player_worker *worker)
