@@ -68,6 +68,10 @@ bool runtime_source_prepare(const char *forbidden);
 void runtime_source_compile(struct runtime_source *out, const char *text, size_t size,
                             uint32_t flags);
 
+// Whether only a tree tells what the filter wants to know (runtime_words.c); `forbidden` is a set
+// of module names.
+bool runtime_needs_tree(const char *text, size_t size, struct _object *forbidden);
+
 // Renames the one function f of a program where the syntax tree names it: new bytes, or NULL when
 // that cannot be done safely. `name` is an identifier.
 struct _object *runtime_rename(const char *text, size_t size, const char *name);

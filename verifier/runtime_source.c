@@ -1,5 +1,6 @@
 // From text to code. Most programs need only the compiler. The syntax tree, which costs as much
-// again, is built when the text holds a word that the filter looks for, or lacks a function f.
+// again, is built when the text holds a word that the filter looks for (runtime_words.c), or lacks
+// a function f.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -8,7 +9,6 @@
 #include "common/base/task.h"
 #include "verifier/runtime.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,8 +17,6 @@ enum { RENAMES_MAX = 256 };
 // Refused when the program reads one without binding it, whatever the depth.
 static const char *const refused_names[] = {"__import__", "importlib", "eval", "exec",
                                             "compile",    "open",      "input"};
-static const char *const watched_words[] = {"import", "importlib", "__import__", "eval",
-                                            "exec",   "compile",   "open",       "input"};
 static const char forbidden_modules[] =
     "logging random multiprocessing pebble subprocess threading datetime time hashlib hmac bcrypt "
     "os sys shutil socket ctypes calendar importlib";
@@ -363,31 +361,6 @@ static void refuse_syntax(struct runtime_source *out)
     refuse(out, OUTCOME_SYNTAX_ERROR, "%s", line);
 }
 
-static bool word_char(char c)
-{
-    return isalnum((unsigned char)c) || c == '_' || (unsigned char)c >= 0x80;
-}
-
-// Text that is not ASCII may spell a watched word in another way (identifiers are normalized).
-static bool needs_tree(const char *text, size_t size)
-{
-    for (size_t i = 0; i < size; i++) {
-        if ((unsigned char)text[i] >= 0x80) {
-            return true;
-        }
-    }
-    for (size_t i = 0; i < sizeof(watched_words) / sizeof(*watched_words); i++) {
-        const char *word = watched_words[i];
-        size_t length = strlen(word);
-        for (const char *at = text; (at = strstr(at, word)) != NULL; at += length) {
-            if ((at == text || !word_char(at[-1])) && !word_char(at[length])) {
-                return true;
-            }
-        }
-    }
-    return false;
-}
-
 // What the module's code tells without a tree: functions and classes at top level.
 struct outline {
     bool has_f;
@@ -572,7 +545,7 @@ static void check(struct runtime_source *out, const char *text, size_t size, uin
     struct outline outline = outline_of(out->code);
     bool filter = (flags & IMAGE_FILTER) != 0;
     int helpers = (int)(flags / IMAGE_HELPERS);
-    if (!outline.has_f || (filter && needs_tree(text, size))) {
+    if (!outline.has_f || (filter && runtime_needs_tree(text, size, forbidden))) {
         PyObject *tree = compile(text, PyCF_ONLY_AST);
         if (tree == NULL) {
             refuse_syntax(out);
