@@ -213,10 +213,23 @@ static int bring_back_written(struct rewind_memory *memory)
     return code;
 }
 
+// Where the next stretch of data begins, or `end`; what lies between reads as zeros.
+static off_t next_data(const struct rewind_memory *memory, off_t at, off_t end)
+{
+    off_t data = lseek(memory->file, at, SEEK_DATA);
+    return data < 0 || data > end ? end : data;
+}
+
+static off_t next_hole(const struct rewind_memory *memory, off_t at, off_t end)
+{
+    off_t hole = lseek(memory->file, at, SEEK_HOLE);
+    return hole < 0 || hole > end ? end : hole;
+}
+
 static bool is_empty(const struct rewind_memory *memory, const struct image_region *region)
 {
-    off_t data = lseek(memory->file, (off_t)region->offset, SEEK_DATA);
-    return data < 0 || (uint64_t)data >= region->offset + region->size;
+    off_t end = (off_t)(region->offset + region->size);
+    return next_data(memory, (off_t)region->offset, end) == end;
 }
 
 static int empty_room(struct rewind_memory *memory)
@@ -251,14 +264,29 @@ void rewind_memory_restored(struct rewind_memory *memory)
     memory->orders->order[0] = (struct image_order){0};
 }
 
+// Looks only where there is data, since a look at nothing would make pages of it.
+static bool equals_snapshot(const struct rewind_memory *memory, const struct image_region *region)
+{
+    off_t size = (off_t)memory->size; // distance from a byte to its snapshot
+    off_t end = (off_t)(region->offset + region->size);
+    for (off_t at = (off_t)region->offset; at < end;) {
+        off_t data = next_data(memory, at, end);
+        if (next_data(memory, size + at, size + data) < size + data) {
+            return false; // the snapshot holds more
+        }
+        at = next_hole(memory, data, end);
+        if (memcmp(memory->live + data, memory->snapshot + data, (size_t)(at - data)) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool rewind_memory_is_fresh(const struct rewind_memory *memory)
 {
     for (size_t i = 0; i < memory->region_count; i++) {
         const struct image_region *region = &memory->regions[i];
-        bool fresh = region->tracked ? memcmp(memory->live + region->offset,
-                                              memory->snapshot + region->offset, region->size) == 0
-                                     : is_empty(memory, region);
-        if (!fresh) {
+        if (region->tracked ? !equals_snapshot(memory, region) : !is_empty(memory, region)) {
             return false;
         }
     }
@@ -372,12 +400,10 @@ static int map_memory(struct rewind_memory *memory)
 static void take_snapshot(struct rewind_memory *memory, const struct image_region *region)
 {
     off_t end = (off_t)(region->offset + region->size);
-    off_t at = lseek(memory->file, (off_t)region->offset, SEEK_DATA);
-    while (at >= 0 && at < end) {
-        off_t hole = lseek(memory->file, at, SEEK_HOLE);
-        hole = hole < 0 || hole > end ? end : hole;
-        memcpy(memory->snapshot + at, memory->live + at, (size_t)(hole - at));
-        at = lseek(memory->file, hole, SEEK_DATA);
+    for (off_t at = (off_t)region->offset; at < end;) {
+        off_t data = next_data(memory, at, end);
+        at = next_hole(memory, data, end);
+        memcpy(memory->snapshot + data, memory->live + data, (size_t)(at - data));
     }
 }
 

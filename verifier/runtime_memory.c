@@ -229,13 +229,15 @@ bool runtime_memory_enter(int memory, void (*go_on)(void))
 struct mapping {
     uintptr_t start;
     uintptr_t end;
+    bool writable;
+    bool code; // of a file
     bool shared;
     bool stack;
     bool anonymous;
 };
 
-// The next writable mapping of a text in the form of /proc/self/maps, or false at its end.
-static bool next_writable(const char **at, struct mapping *out)
+// The next mapping of a text in the form of /proc/self/maps, or false at its end.
+static bool next_mapping(const char **at, struct mapping *out)
 {
     while (**at != '\0') {
         unsigned long start = 0;
@@ -249,9 +251,11 @@ static bool next_writable(const char **at, struct mapping *out)
         // NOLINTEND(cert-err34-c)
         *at += strcspn(*at, "\n");
         *at += **at == '\n';
-        if (fields >= 4 && mode[1] == 'w') {
+        if (fields >= 4) {
             *out = (struct mapping){.start = start,
                                     .end = end,
+                                    .writable = mode[1] == 'w',
+                                    .code = mode[2] == 'x' && mode[1] != 'w' && inode != 0,
                                     .shared = mode[3] == 's',
                                     .stack = strcmp(name, "[stack]") == 0,
                                     .anonymous = inode == 0};
@@ -351,9 +355,14 @@ bool runtime_memory_adopt(int memory, struct image_region *out, size_t *count)
     *count = 0;
     struct mapping map;
     bool good = true;
-    for (const char *at = maps; good && next_writable(&at, &map);) {
+    for (const char *at = maps; good && next_mapping(&at, &map);) {
         size_t size = map.end - map.start;
-        if (*count + 2 > IMAGE_REGIONS_MAX) {
+        if (!map.writable) {
+            if (map.code) { // what only the start needed need not stay in memory
+                // NOLINTNEXTLINE(performance-no-int-to-ptr)
+                (void)madvise((void *)map.start, size, MADV_DONTNEED);
+            }
+        } else if (*count + 2 > IMAGE_REGIONS_MAX) {
             good = failed("too many regions of memory");
         } else if (map.stack) { // the one of before runtime_memory_enter
             // NOLINTNEXTLINE(performance-no-int-to-ptr)
