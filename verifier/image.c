@@ -10,6 +10,7 @@
 #include "verifier/rewind.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -533,6 +534,7 @@ int image_create(struct image **out, uv_loop_t *loop, const struct image_config 
         return error_set(err, -ENOMEM, "image: out of memory");
     }
     image->config = *config;
+    image->processor = -1;
     image->loop = loop;
     image->events = *events;
     image->context = context;
@@ -584,9 +586,22 @@ static void fill_request(struct image *image)
     bytes_append(&image->request, job->arguments, job->arguments_size);
 }
 
-void image_run(struct image *image, const struct image_job *job)
+// Where the kernel refuses, the run is only slower.
+static void move_to(struct image *image, int processor)
+{
+    if (processor >= 0 && processor != image->processor) {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET((size_t)processor, &one);
+        (void)sched_setaffinity(image->process.pid, sizeof(one), &one);
+        image->processor = processor;
+    }
+}
+
+void image_run(struct image *image, const struct image_job *job, int processor)
 {
     CHECK(image->state == IMAGE_IDLE);
+    move_to(image, processor);
     CHECK((job->source_size == 0) != (job->code_size == 0));
     image->job = *job;
     image->cpu_ns = 0;

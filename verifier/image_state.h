@@ -34,6 +34,7 @@ struct image {
     const struct image_backend *backend;
     void *backend_data;
     struct spawned process;
+    int processor; // that it is bound to, or -1
     uv_loop_t *loop;
     uv_poll_t reply_poll;
     uv_poll_t request_poll;

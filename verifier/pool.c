@@ -4,6 +4,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/metrics.h"
+#include "verifier/lanes.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -32,9 +33,10 @@ struct slot {
     struct pool *pool;
     struct pool_run *run;
     int variant;
+    int lane;   // where it ran last, or -1
     bool ready; // it has been idle at least once
     bool idle;
-    bool counted; // among the running: it has a run, or is brought back from one
+    bool running; // in its lane: it has a run, or is brought back from one
 };
 
 struct pool {
@@ -47,7 +49,7 @@ struct pool {
     int waiting[VARIANTS + 1];
     struct slot **slots; // [slot_count], at most workers * VARIANTS
     int slot_count;
-    int running;
+    struct lanes *lanes;
     int start_failures;
     struct error last_failure;
     bool closing;
@@ -118,10 +120,12 @@ static struct pool_run *pop_for(struct pool *pool, int variant)
 
 static const struct image_events events;
 
-static void uncount(struct slot *slot)
+static void leave_lane(struct slot *slot)
 {
-    slot->pool->running -= slot->counted;
-    slot->counted = false;
+    if (slot->running) {
+        lanes_leave(slot->pool->lanes, slot->lane);
+    }
+    slot->running = false;
 }
 
 static int count_of(const struct pool *pool, int variant, bool starting)
@@ -136,7 +140,7 @@ static int count_of(const struct pool *pool, int variant, bool starting)
 
 static void remove_slot(struct pool *pool, struct slot *slot)
 {
-    uncount(slot);
+    leave_lane(slot);
     for (int i = 0; i < pool->slot_count; i++) {
         if (pool->slots[i] == slot) {
             pool->slots[i] = pool->slots[--pool->slot_count];
@@ -154,7 +158,7 @@ static void start_image(struct pool *pool, int variant)
     struct slot *slot = calloc(1, sizeof(*slot));
     struct error err = {0};
     CHECK(slot != NULL);
-    *slot = (struct slot){.pool = pool, .variant = variant};
+    *slot = (struct slot){.pool = pool, .variant = variant, .lane = -1};
     struct image_config config = {
         .backend = pool->config.backend,
         .isolation = pool->config.isolation,
@@ -195,20 +199,34 @@ static void grow(struct pool *pool)
     }
 }
 
-static void dispatch(struct pool *pool)
+static void begin_run(struct slot *slot, struct pool_run *run)
 {
-    for (int i = 0; i < pool->slot_count && pool->running < pool->config.workers; i++) {
+    struct lanes *lanes = slot->pool->lanes;
+    slot->idle = false;
+    slot->run = run;
+    slot->running = true;
+    slot->lane = lanes_take(lanes, slot->lane);
+    image_run(slot->image, &run->job, lanes_processor(lanes, slot->lane));
+}
+
+// Gives runs to idle images; `stay`: only to those whose lane is free.
+static void dispatch_to(struct pool *pool, bool stay)
+{
+    for (int i = 0; i < pool->slot_count && !lanes_all_taken(pool->lanes); i++) {
         struct slot *slot = pool->slots[i];
-        struct pool_run *run = slot->idle ? pop_for(pool, slot->variant) : NULL;
+        bool asked = slot->idle && (!stay || lanes_is_free(pool->lanes, slot->lane));
+        struct pool_run *run = asked ? pop_for(pool, slot->variant) : NULL;
         if (run != NULL) {
-            slot->idle = false;
-            slot->run = run;
-            slot->counted = true;
-            pool->running++;
-            image_run(slot->image, &run->job);
+            begin_run(slot, run);
         }
     }
-    if (!pool->closing && pool->running < pool->config.workers) {
+}
+
+static void dispatch(struct pool *pool)
+{
+    dispatch_to(pool, true);
+    dispatch_to(pool, false);
+    if (!pool->closing && !lanes_all_taken(pool->lanes)) {
         grow(pool);
     }
 }
@@ -276,7 +294,7 @@ static void on_idle(void *context, struct image *image)
 {
     struct slot *slot = context;
     struct pool *pool = slot->pool;
-    uncount(slot);
+    leave_lane(slot);
     if (image_runs(image) >= pool->config.retire_runs) {
         pool->stats.retired++;
         metric_add(&retired_total, 1);
@@ -288,6 +306,7 @@ static void on_idle(void *context, struct image *image)
     slot->ready = true;
     pool->start_failures = 0;
     if (pool->on_ready != NULL && first_are_ready(pool)) {
+        lanes_settle(pool->lanes);
         tell_ready(pool, NULL);
     }
     dispatch(pool);
@@ -349,11 +368,14 @@ int pool_create(struct pool **out, uv_loop_t *loop, const struct pool_config *co
     struct pool *pool = calloc(1, sizeof(*pool));
     struct slot **slots =
         calloc((size_t)config->workers * VARIANTS + FIRST_VARIANTS, sizeof(struct slot *));
-    if (pool == NULL || slots == NULL) {
+    struct lanes *lanes = NULL;
+    if (pool == NULL || slots == NULL ||
+        lanes_create(&lanes, config->workers, config->pinned, err) < 0) {
         free(pool);
         free(slots);
         return error_set(err, -ENOMEM, "pool: out of memory");
     }
+    pool->lanes = lanes;
     pool->loop = loop;
     pool->config = *config;
     pool->on_ready = on_ready;
@@ -372,6 +394,7 @@ static void on_closed(uv_handle_t *handle)
 {
     struct pool *pool = handle->data;
     free(pool->slots);
+    lanes_destroy(pool->lanes);
     free(pool);
 }
 
@@ -398,7 +421,9 @@ void pool_submit(struct pool *pool, struct pool_run *run)
 struct pool_stats pool_stats(const struct pool *pool)
 {
     struct pool_stats stats = pool->stats;
-    stats.running = pool->running;
+    for (int i = 0; i < pool->slot_count; i++) {
+        stats.running += pool->slots[i]->running;
+    }
     stats.images = pool->slot_count;
     for (int queue = 0; queue <= VARIANTS; queue++) {
         stats.waiting += pool->waiting[queue];

@@ -17,6 +17,7 @@ struct pool;
 
 struct pool_config {
     int workers;
+    bool pinned; // each to a processor (lanes.h)
     enum backend_choice backend;
     enum isolation isolation;
     uint32_t memory_mb;

@@ -70,6 +70,7 @@ struct rewind_memory {
     uint8_t *snapshot; // [size] empty where the image was empty
     struct image_orders *orders;
     size_t size;
+    blkcnt_t blocks; // of the file, when the room was last known to be empty
     size_t order_count;
     struct image_region regions[IMAGE_REGIONS_MAX];
     size_t region_count;
@@ -232,8 +233,16 @@ static bool is_empty(const struct rewind_memory *memory, const struct image_regi
     return next_data(memory, (off_t)region->offset, end) == end;
 }
 
+// The file grows when something gets a page, and only shrinks here.
 static int empty_room(struct rewind_memory *memory)
 {
+    struct stat file;
+    if (fstat(memory->file, &file) < 0) {
+        return -errno;
+    }
+    if (file.st_blocks == memory->blocks) {
+        return 0;
+    }
     for (size_t i = 0; i < memory->region_count; i++) {
         const struct image_region *region = &memory->regions[i];
         if (!region->tracked && !is_empty(memory, region) &&
@@ -242,6 +251,7 @@ static int empty_room(struct rewind_memory *memory)
             return -errno;
         }
     }
+    memory->blocks = fstat(memory->file, &file) < 0 ? -1 : file.st_blocks;
     return 0;
 }
 

@@ -23,7 +23,7 @@ enum {
     STACK_BYTES = 8 << 20,
     STACK_TRACKED_BYTES = 256 << 10, // the rest is room to grow
     LARGE_BYTES = 4 << 20,           // a larger region is tracked as far as it is in use,
-    SLACK_BYTES = 512 << 10,         // and this far beyond
+    SLACK_BYTES = 256 << 10,         // and this far beyond
     MAPS_BYTES_MAX = 64 << 10,
 };
 
@@ -175,22 +175,30 @@ static void fill_pools(void)
     }
 }
 
+// Takes every free block of malloc that is as large as `size` and lies below the mark.
+static void fill_blocks(size_t size, const uint8_t *mark)
+{
+    enum { CACHED_MAX = 1040, BLOCKS_MAX = 1 << 16 };
+    uint8_t *block = NULL;
+    for (int i = 0; i < BLOCKS_MAX && (block == NULL || block < mark); i++) {
+        block = malloc(size); // kept for good
+        if (block == NULL) {
+            return;
+        }
+    }
+    if (size > CACHED_MAX) { // a smaller one would come back at once
+        free(block);
+    }
+}
+
 // The same between the blocks of malloc: what lies above the mark is the untouched rest.
 static void fill_heap(void)
 {
-    enum { LARGE = 1 << 17, TCACHE_MAX = 1040, STEP = 16, BLOCKS_MAX = 1 << 16 };
+    enum { LARGE = 1 << 17, MEDIUM = 1040, STEP = 16 };
     uint8_t *mark = malloc(LARGE);
     for (size_t size = LARGE; mark != NULL && size >= STEP;) {
-        for (int i = 0; i < BLOCKS_MAX; i++) {
-            uint8_t *block = malloc(size); // kept for good
-            if (block == NULL || block > mark) {
-                if (size > TCACHE_MAX) {
-                    free(block);
-                }
-                break;
-            }
-        }
-        size -= size > TCACHE_MAX ? size / 16 / STEP * STEP : STEP;
+        fill_blocks(size, mark);
+        size -= size > MEDIUM ? size / 16 / STEP * STEP : STEP;
     }
     free(mark);
 }

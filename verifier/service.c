@@ -69,6 +69,7 @@ int service_open(struct service *out, uv_loop_t *loop, const struct run_config *
     }
     struct pool_config pool = {
         .workers = out->workers,
+        .pinned = config->verifier.pin,
         .backend = out->backend,
         .isolation = out->isolation,
         .memory_mb = (uint32_t)config->verifier.memory_mb,

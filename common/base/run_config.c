@@ -223,6 +223,8 @@ static const struct option rows[] = {
 
     INT("verifier.workers", verifier.workers, "0", 0, 1024,
         "sandboxes that run at once; 0: one per core"),
+    BOOL("verifier.pin", verifier.pin, "true",
+         "keep each worker on one processor; false where several verifiers share a host"),
     CHOICE("verifier.backend", verifier.backend, "auto", backend_names,
            "rewind (Linux 6.7 and later) or zygote"),
     CHOICE("verifier.isolation", verifier.isolation, "namespaces", isolation_names,

@@ -135,6 +135,7 @@ struct run_config {
 
     struct {
         int64_t workers;
+        bool pin;
         int backend;
         int isolation;
         int64_t timeout_ms;
