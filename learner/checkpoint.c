@@ -20,6 +20,8 @@
 
 enum { FORMAT = 1, HASH_BYTES = 32, PATH_BYTES = 4096, HASH_CHUNK = 1 << 24 };
 
+static const size_t queue_bytes_max = (size_t)1 << 32;
+
 // The head of trainer.bin; the arrays weights, m, v and the hash of all follow. Before the first
 // update the moments are zero and left out.
 struct header {
@@ -137,6 +139,58 @@ static int write_state(const char *dir, const struct checkpoint *checkpoint, str
                         : file_write(path, text, strlen(text), err);
 }
 
+static void hash_queue(unsigned char digest[HASH_BYTES], const void *bytes, size_t size)
+{
+    (void)crypto_generichash(digest, HASH_BYTES, bytes, size, NULL, 0);
+}
+
+// queue.bin is the queue and its hash.
+static int write_queue(const char *dir, const struct checkpoint *checkpoint, struct error *err)
+{
+    char path[PATH_BYTES];
+    size_t size = checkpoint->queue_size;
+    if (size == 0) {
+        return 0;
+    }
+    CLEANUP(freep) unsigned char *bytes = malloc(size + HASH_BYTES);
+    if (bytes == NULL) {
+        return error_set(err, -ENOMEM, "no memory for the queue of a checkpoint (%zu MB)",
+                         size >> 20);
+    }
+    memcpy(bytes, checkpoint->queue, size);
+    hash_queue(bytes + size, bytes, size);
+    int code = file_join(path, sizeof(path), dir, "queue.bin", err);
+    return code < 0 ? code : file_write(path, bytes, size + HASH_BYTES, err);
+}
+
+static int load_queue(const char *dir, struct checkpoint *checkpoint, struct error *err)
+{
+    char path[PATH_BYTES];
+    CLEANUP(freep) char *bytes = NULL;
+    size_t size = 0;
+    int code = file_join(path, sizeof(path), dir, "queue.bin", err);
+    if (code < 0 || access(path, F_OK) != 0) {
+        return code; // a run whose steps do not overlap has none
+    }
+    code = file_read(&bytes, &size, path, queue_bytes_max, err);
+    if (code < 0) {
+        return code;
+    }
+    unsigned char digest[HASH_BYTES] = {0};
+    if (size > HASH_BYTES) {
+        hash_queue(digest, bytes, size - HASH_BYTES);
+    }
+    if (size <= HASH_BYTES || memcmp(digest, bytes + size - HASH_BYTES, HASH_BYTES) != 0) {
+        return error_set(err, -EINVAL,
+                         "%s is cut or damaged: its hash does not fit; remove this checkpoint to "
+                         "go on from the one before",
+                         path);
+    }
+    checkpoint->queue = (uint8_t *)TAKE(bytes);
+    checkpoint->queue_size = size - HASH_BYTES;
+    return 0;
+}
+
 static int copy_file(const char *from_dir, const char *to_dir, const char *name, struct error *err)
 {
     char path[PATH_BYTES];
@@ -200,6 +254,7 @@ static int write_folder(const struct checkpoint_target *target, const char *dir,
                     : safetensors_write(path, checkpoint->arrays.weights, target->params,
                                         target->shape, target->published, err);
     code = code < 0 ? code : write_trainer(dir, target->params, checkpoint, err);
+    code = code < 0 ? code : write_queue(dir, checkpoint, err);
     code = code < 0 ? code : write_state(dir, checkpoint, err);
     return code < 0 ? code : file_sync_dir(dir, err);
 }
@@ -481,5 +536,5 @@ int checkpoint_load(const char *run_dir, const struct params *params, struct che
     }
     code = load_map(&map, file, checkpoint->step, params, &checkpoint->arrays, err);
     file_unmap(&map);
-    return code;
+    return code < 0 ? code : load_queue(path, checkpoint, err);
 }

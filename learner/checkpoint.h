@@ -3,10 +3,11 @@
 // RUN/checkpoints/step-N/ holds the model as a Hugging Face folder (config.json, tokenizer files,
 // model.safetensors as published), `trainer.bin`: f32 master weights and both moments with a hash
 // over all, whatever the number of ranks, and `state.json`: step, version, seed and where the store
-// stood. It is written beside its final name, synced and renamed, so a folder that has the name is
-// whole. The task store is not copied: it goes back to the end of any step (tasks.h), every random
-// number is a function of (seed, step, slot), and what was leased or queued when a run ends is
-// asked for again.
+// stood. With azr.staleness above 0 `queue.bin` holds the work that is on its way (queue.h), with
+// its hash. It is written beside its final name, synced and renamed, so a folder that has the name
+// is whole. The task store is not copied: it goes back to the end of any step (tasks.h), every
+// random number is a function of (seed, step, slot), and what was leased when a run ends is asked
+// for again.
 //
 // step-0 is the starting model; it stays as long as the run, since a run goes on, forks and replays
 // from it.
@@ -32,6 +33,8 @@ struct checkpoint {
     struct trainer_arrays arrays;
     uint64_t seed;
     int64_t last_task, last_rollout; // ids in the store at the end of the step
+    uint8_t *queue;                  // [queue_size] work on its way (dispatch_save), or NULL
+    size_t queue_size;
 };
 
 struct checkpoint_target {
@@ -64,7 +67,7 @@ void checkpoint_path(char *out, size_t size, const char *run_dir, int64_t step);
 
 // checkpoint_load fills the arrays and the rest of `checkpoint` for its step. A file that is cut,
 // damaged, of another model or of a newer program is -EINVAL, and so is a number that is not
-// finite; the arrays may be partly written then.
+// finite; the arrays may be partly written then. The caller frees `queue`.
 int checkpoint_load(const char *run_dir, const struct params *params, struct checkpoint *checkpoint,
                     struct error *err);
 

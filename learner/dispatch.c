@@ -4,21 +4,12 @@
 #include "common/base/cleanup.h"
 #include "common/base/log.h"
 #include "learner/player.h"
+#include "learner/queue.h"
 #include "learner/seeding.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
-
-// struct cohort is the work of one step.
-struct cohort {
-    int64_t step;             // 0: free
-    struct group **proposals; // [proposal_count], by kind and slot; only with staleness 0
-    int32_t proposal_count;
-    int32_t unvalidated; // proposals whose validity is open
-    int32_t unclosed;    // proposals under way
-    int32_t estimated[KINDS];
-};
 
 struct dispatch {
     struct player player;
@@ -305,10 +296,34 @@ static void admit_all(struct dispatch *dispatch)
     try_batch(dispatch);
 }
 
+// Asks again for what of a restored queue was under way.
+static void ask_again(struct dispatch *dispatch)
+{
+    int32_t count = 0;
+    int32_t running = replay_running(dispatch->replay);
+    struct group **groups = calloc((size_t)running + 1, sizeof(void *));
+    CHECK(groups != NULL);
+    struct group *group = replay_first(dispatch->replay);
+    for (; group != NULL; group = group->next) {
+        if (group->state == GROUP_RUNNING) {
+            groups[count++] = group;
+        }
+    }
+    for (int32_t i = 0; i < count && !dispatch->dead; i++) {
+        if (groups[i]->role == ROLE_PROPOSE && groups[i]->proposal.verdict == NULL) {
+            player_propose(&dispatch->player, groups[i]);
+        } else {
+            player_solve(&dispatch->player, groups[i]);
+        }
+    }
+    free(groups);
+}
+
 static void on_seeded(void *context)
 {
     struct dispatch *dispatch = context;
     dispatch->events.seeded(dispatch->events.context);
+    ask_again(dispatch);
     admit_all(dispatch);
 }
 
@@ -356,7 +371,7 @@ void dispatch_start(struct dispatch *dispatch, int64_t step)
 {
     CHECK(step > 0 && dispatch->step == 0);
     dispatch->step = step;
-    dispatch->admitted = step - 1;
+    dispatch->admitted = dispatch->admitted < step - 1 ? step - 1 : dispatch->admitted;
     struct seeding_events events = {.context = dispatch, .done = on_seeded, .failed = on_failed};
     struct error err = {0};
     if (seeding_create(&dispatch->seeding, dispatch->hub, dispatch->tasks, dispatch->config,
@@ -365,6 +380,30 @@ void dispatch_start(struct dispatch *dispatch, int64_t step)
         return;
     }
     seeding_start(dispatch->seeding);
+}
+
+void dispatch_save(const struct dispatch *dispatch, uint8_t **bytes, size_t *size)
+{
+    CHECK(dispatch->busy);
+    queue_pack(bytes, size, dispatch->replay, dispatch->cohorts, STALENESS_MAX + 1);
+}
+
+int dispatch_restore(struct dispatch *dispatch, const uint8_t *bytes, size_t size,
+                     struct error *err)
+{
+    CHECK(dispatch->step == 0);
+    if (synchronous(dispatch)) {
+        return error_set(err, -EINVAL,
+                         "the checkpoint holds work of several steps at once, which azr.staleness: "
+                         "0 does not know; go on with azr.staleness as it was");
+    }
+    int code =
+        queue_unpack(dispatch->replay, dispatch->cohorts, STALENESS_MAX + 1, bytes, size, err);
+    for (int i = 0; code == 0 && i < QUOTAS; i++) {
+        int64_t step = replay_quota(dispatch->replay, i)->step;
+        dispatch->admitted = step > dispatch->admitted ? step : dispatch->admitted;
+    }
+    return code;
 }
 
 void dispatch_published(struct dispatch *dispatch, uint64_t version)

@@ -39,6 +39,14 @@ void dispatch_destroy(struct dispatch *dispatch); // after hub_close; NULL is al
 // Seeds are made first where the store has none.
 void dispatch_start(struct dispatch *dispatch, int64_t step);
 
+// dispatch_save packs the work that is on its way when the last batch is trained and the next
+// version is not published yet (queue.h): what a run that goes on from there gives to
+// dispatch_restore, before dispatch_start. *bytes is NULL when there is none, as with staleness 0;
+// the caller frees it.
+void dispatch_save(const struct dispatch *dispatch, uint8_t **bytes, size_t *size);
+int dispatch_restore(struct dispatch *dispatch, const uint8_t *bytes, size_t size,
+                     struct error *err);
+
 // dispatch_published says that the last batch is trained and `version` is announced.
 void dispatch_published(struct dispatch *dispatch, uint64_t version);
 

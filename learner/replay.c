@@ -8,17 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LANES = KINDS * ROLES };
-
-// What one step opened: the size of its batch, lane by lane.
-struct quota {
-    int64_t step; // 0: free
-    int32_t lanes[LANES];
-    bool sealed;
-};
-
-enum { QUOTAS = STALENESS_MAX + 2 };
-
 struct replay {
     struct group *first;
     int32_t staleness;
@@ -227,4 +216,30 @@ int32_t replay_running(const struct replay *replay)
         running += group->state == GROUP_RUNNING;
     }
     return running;
+}
+
+struct group *replay_first(const struct replay *replay)
+{
+    return replay->first;
+}
+
+const struct quota *replay_quota(const struct replay *replay, int index)
+{
+    return &replay->quotas[index];
+}
+
+void replay_adopt(struct replay *replay, struct group *group)
+{
+    group->next = replay->first;
+    replay->first = group;
+}
+
+bool replay_adopt_quota(struct replay *replay, const struct quota *quota)
+{
+    struct quota *free_one = find_quota(replay, 0);
+    if (free_one == NULL || find_quota(replay, quota->step) != NULL) {
+        return false;
+    }
+    *free_one = *quota;
+    return true;
 }

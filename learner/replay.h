@@ -70,6 +70,15 @@ struct group {
     struct group *next; // in the replay
 };
 
+enum { LANES = KINDS * ROLES, QUOTAS = STALENESS_MAX + 2 };
+
+// struct quota is what one step opened: the size of its batch, lane by lane.
+struct quota {
+    int64_t step; // 0: free
+    int32_t lanes[LANES];
+    bool sealed;
+};
+
 struct replay;
 
 int replay_create(struct replay **out, int32_t staleness, struct error *err);
@@ -98,5 +107,13 @@ void group_destroy(struct group *group);
 
 // replay_running is how many groups are not closed yet, of all steps.
 int32_t replay_running(const struct replay *replay);
+
+// What the replay holds, for the queue of a checkpoint (queue.h): its groups from the first on, and
+// quota `index` of QUOTAS. adopt puts them back as they were; a quota has no room (false) when all
+// are taken or its step is there.
+struct group *replay_first(const struct replay *replay);
+const struct quota *replay_quota(const struct replay *replay, int index);
+void replay_adopt(struct replay *replay, struct group *group);
+bool replay_adopt_quota(struct replay *replay, const struct quota *quota);
 
 #endif

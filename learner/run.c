@@ -62,9 +62,11 @@ struct run {
     struct checkpoint from; // where it goes on, when `from.step` is not negative
     int64_t done;           // steps trained
     int64_t saved;          // step of the newest checkpoint that was begun, -1: none
-    bool due;               // a checkpoint of step `done` is due
-    bool between;           // step `done` has ended, the next one has not begun
-    uint64_t step_ns;       // when the last step ended
+    uint8_t *queue;         // [queue_size] of step `done` (dispatch_save)
+    size_t queue_size;
+    bool due;         // a checkpoint of step `done` is due
+    bool between;     // step `done` has ended, the next one has not begun
+    uint64_t step_ns; // when the last step ended
     enum wanted_end wanted;
     bool closed;
 };
@@ -128,8 +130,9 @@ static void save(struct run *run)
     struct checkpoint checkpoint = {
         .step = run->done,
         .seed = (uint64_t)run->config.seed,
-        .arrays = {
-            .weights = state.weights, .m = state.m, .v = state.v, .updates = *state.updates}};
+        .arrays = {.weights = state.weights, .m = state.m, .v = state.v, .updates = *state.updates},
+        .queue = run->queue,
+        .queue_size = run->queue_size};
     struct error err = {0};
     if (trainer_collect(run->trainer, &err) < 0 ||
         tasks_position(run->tasks, run->done, &checkpoint.last_task, &checkpoint.last_rollout,
@@ -217,6 +220,19 @@ static int finish_step(struct run *run, struct step_job *job, struct error *err)
     return code;
 }
 
+// Keeps the queue as step `done` leaves it, with the store at the same point: while a checkpoint
+// was waited for, tasks may have come.
+static int keep_queue(struct run *run, struct error *err)
+{
+    free(run->queue);
+    dispatch_save(run->dispatch, &run->queue, &run->queue_size);
+    if (run->queue == NULL) {
+        return 0;
+    }
+    int code = tasks_commit(run->tasks, err);
+    return code < 0 ? code : tasks_begin(run->tasks, err);
+}
+
 // go_on saves the step that has ended, if it is time, and begins the next one or the end. While the
 // checkpoint before is still being written a due one holds the run up: it is of this very step.
 static void go_on(struct run *run)
@@ -224,6 +240,10 @@ static void go_on(struct run *run)
     struct error err = {0};
     if (run->due && saver_busy(run->saver)) {
         return; // on_saved comes back here
+    }
+    if (keep_queue(run, &err) < 0) {
+        fail(run, &err);
+        return;
     }
     if (run->due) {
         save(run);
@@ -554,6 +574,9 @@ static int open_parts(struct run *run, struct error *err)
     code = code < 0 ? code
                     : dispatch_create(&run->dispatch, run->hub, run->tasks, &run->config,
                                       run->shape.V, &events, err);
+    if (code == 0 && run->from.queue != NULL) {
+        code = dispatch_restore(run->dispatch, run->from.queue, run->from.queue_size, err);
+    }
     return code < 0 ? code : announce(run, err);
 }
 
@@ -613,5 +636,7 @@ void run_destroy(struct run *run)
     rank_group_stop(&run->ranks, failed);
     params_finish(&run->params);
     free(run->weights);
+    free(run->queue);
+    free(run->from.queue);
     free(run);
 }

@@ -75,8 +75,14 @@ void saver_start(struct saver *saver, const struct checkpoint *checkpoint)
     memcpy(arrays.m, checkpoint->arrays.m, size);
     memcpy(arrays.v, checkpoint->arrays.v, size);
     arrays.updates = checkpoint->arrays.updates;
+    free(saver->copy.queue);
     saver->copy = *checkpoint;
     saver->copy.arrays = arrays;
+    if (checkpoint->queue_size > 0) {
+        saver->copy.queue = malloc(checkpoint->queue_size);
+        CHECK(saver->copy.queue != NULL);
+        memcpy(saver->copy.queue, checkpoint->queue, checkpoint->queue_size);
+    }
     saver->report = (struct saver_report){.step = checkpoint->step,
                                           .copy_seconds = (double)(clock_ns() - start) / 1e9};
     saver->busy = true;
@@ -92,6 +98,7 @@ static void on_closed(uv_handle_t *handle)
 {
     struct saver *saver = handle->data;
     free(saver->copy.arrays.weights);
+    free(saver->copy.queue);
     free(saver);
 }
 

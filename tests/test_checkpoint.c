@@ -110,6 +110,41 @@ static void test_round_trip(void **state)
     free(loaded.arrays.weights);
 }
 
+// The queue comes back as it was, a damaged one is refused, and a run without one has none.
+static void test_queue(void **state)
+{
+    struct place *place = *state;
+    struct checkpoint loaded;
+    struct error err = {0};
+    uint8_t queue[] = {1, 0, 255, 4, 7};
+    place->checkpoint.queue = queue;
+    place->checkpoint.queue_size = sizeof(queue);
+    save(place, 4);
+    assert_int_equal(load(place, 4, &loaded, &err), 0);
+    assert_int_equal(loaded.queue_size, sizeof(queue));
+    assert_memory_equal(loaded.queue, queue, sizeof(queue));
+    free(loaded.queue);
+    free(loaded.arrays.weights);
+
+    char path[256];
+    checkpoint_path(path, sizeof(path), place->run, 4);
+    strcat(path, "/queue.bin"); // NOLINT(clang-analyzer-security.insecureAPI.strcpy)
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fputc(2, file), 2);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(load(place, 4, &loaded, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "queue.bin is cut or damaged"));
+    free(loaded.arrays.weights);
+
+    place->checkpoint.queue = NULL;
+    place->checkpoint.queue_size = 0;
+    save(place, 5);
+    assert_int_equal(load(place, 5, &loaded, &err), 0);
+    assert_null(loaded.queue);
+    free(loaded.arrays.weights);
+}
+
 // Before the first update the moments are zero and take no room.
 static void test_starting_model(void **state)
 {
@@ -212,6 +247,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_queue, setup, teardown),
         cmocka_unit_test_setup_teardown(test_starting_model, setup, teardown),
         cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_parse, setup, teardown),

@@ -5,6 +5,9 @@
 #include "learner/batch.h"
 #include "learner/dispatch.h"
 
+#include "proto/queue.pb-c.h"
+
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,13 +156,18 @@ static int teardown(void **state)
     return 0;
 }
 
-static void start(struct scene *scene)
+static void create(struct scene *scene)
 {
     const struct dispatch_events events = {
         .context = scene, .batch = on_batch, .seeded = on_seeded, .failed = on_failed};
     assert_int_equal(
         dispatch_create(&scene->dispatch, NULL, scene->tasks, &scene->config, 100, &events, NULL),
         0);
+}
+
+static void start(struct scene *scene)
+{
+    create(scene);
     dispatch_start(scene->dispatch, 1);
     pump();
     assert_int_equal(scene->step, 1);
@@ -273,6 +281,148 @@ static void test_filters(void **state)
     assert_int_equal(rows[ROLE_PROPOSE], 3);
 }
 
+// --- a run with overlapping steps that ends and goes on ---
+
+enum { STEPS = 8, BATCH = 3, AHEAD = 2 };
+
+// struct ledger counts how often each slot of each step was trained on.
+struct ledger {
+    int trained[STEPS + 1][ROLES][BATCH];
+};
+
+static void note(struct ledger *ledger, const struct scene *scene)
+{
+    for (int32_t i = 0; i < scene->count; i++) {
+        const struct group *group = scene->groups[i];
+        assert_true(group->step <= STEPS && group->slot < BATCH);
+        assert_int_equal(group->state, GROUP_FINISHED);
+        assert_true(group->role == ROLE_PROPOSE || group->answers[0].rollout != NULL);
+        ledger->trained[group->step][group->role][group->slot]++;
+    }
+}
+
+// Answers one of the open requests, whichever.
+static void pump_one(struct rng *rng)
+{
+    assert_true(asked.taken < asked.count);
+    int which = asked.taken + (int)rng_below(rng, (uint64_t)(asked.count - asked.taken));
+    struct asked item = asked.items[which];
+    asked.items[which] = asked.items[asked.taken];
+    asked.items[asked.taken] = item;
+    const struct asked *next = asked_next();
+    if (next->prompt != NULL) {
+        sample(next);
+    } else {
+        judge(next);
+    }
+}
+
+// Groups that a packed queue holds in one state, and all that it holds.
+static int groups_in(const uint8_t *bytes, size_t size, enum group_state state, int *all)
+{
+    Kelvin__Queue *queue = kelvin__queue__unpack(NULL, size, bytes);
+    int count = 0;
+    assert_non_null(queue);
+    for (size_t i = 0; i < queue->n_groups; i++) {
+        count += queue->groups[i]->state == state;
+    }
+    *all = (int)queue->n_groups;
+    message_free(queue);
+    return count;
+}
+
+// Ends the run with work under way, some of it newer than the checkpoint, and goes on from there.
+static void restart(struct scene *scene, int64_t step, const uint8_t *bytes, size_t size,
+                    struct rng *rng)
+{
+    int all = 0;
+    int running = groups_in(bytes, size, GROUP_RUNNING, &all);
+    dispatch_published(scene->dispatch, (uint64_t)step + 1);
+    for (uint64_t more = rng_below(rng, 25); more > 0 && asked.taken < asked.count; more--) {
+        pump_one(rng);
+    }
+    dispatch_destroy(scene->dispatch);
+    asked_forget();
+    drop_batch(scene);
+    scene->step = step;
+    assert_int_equal(tasks_forget(scene->tasks, step, NULL), 0);
+    create(scene);
+    assert_int_equal(dispatch_restore(scene->dispatch, bytes, size, NULL), 0);
+    dispatch_start(scene->dispatch, step + 1);
+    // What was finished is not sampled again: one request for each group under way, and those of
+    // the step that is admitted now.
+    int admitted = step + 1 + AHEAD <= STEPS ? BATCH : 0;
+    assert_int_equal(asked.count, running + admitted);
+}
+
+// Plays all steps; the run ends after step `broken` and goes on.
+static void play(struct scene *scene, int64_t broken, struct ledger *ledger, struct rng *rng)
+{
+    create(scene);
+    dispatch_start(scene->dispatch, 1);
+    for (int64_t step = 1; step <= STEPS; step++) {
+        while (scene->step < step) {
+            pump_one(rng);
+        }
+        note(ledger, scene);
+        uint8_t *bytes = NULL;
+        size_t size = 0;
+        dispatch_save(scene->dispatch, &bytes, &size);
+        if (step == broken) {
+            restart(scene, step, bytes, size, rng);
+        } else if (step < STEPS) {
+            dispatch_published(scene->dispatch, (uint64_t)step + 1);
+        } else {
+            assert_null(bytes); // everything was trained on
+        }
+        free(bytes);
+    }
+    asked_forget();
+}
+
+// With steps that overlap, a run that ends anywhere and goes on from its checkpoint trains on every
+// slot of every step once, whatever came in which order, also with filters, which hold the solves
+// of a step back.
+static void test_queue_survives(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 60; round++) {
+        struct rng rng = {.key = (uint64_t)round};
+        void *made = NULL;
+        struct ledger ledger = {0};
+        assert_int_equal(setup(&made), 0);
+        struct scene *scene = made;
+        scene->config.azr.staleness = AHEAD;
+        scene->config.steps = STEPS;
+        scene->config.azr.filter = round % 3 == 2 ? FILTER_NOT_ALWAYS_SOLVED : FILTER_ALL;
+        play(scene, 1 + round % (STEPS - 1), &ledger, &rng);
+        for (int64_t step = 1; step <= STEPS; step++) {
+            for (int i = 0; i < ROLES * BATCH; i++) {
+                assert_int_equal(ledger.trained[step][i / BATCH][i % BATCH], 1);
+            }
+        }
+        assert_int_equal(teardown(&made), 0);
+    }
+}
+
+// Bytes that are no queue are refused, and so is a queue where steps do not overlap.
+static void test_queue_refused(void **state)
+{
+    struct scene *scene = *state;
+    struct error err = {0};
+    scene->config.azr.staleness = AHEAD;
+    create(scene);
+    const uint8_t garbage[] = {0x0a, 0x7f, 0x01};
+    assert_int_equal(dispatch_restore(scene->dispatch, garbage, sizeof(garbage), &err), -EINVAL);
+    const uint8_t empty_group[] = {0x12, 0x00};
+    assert_int_equal(dispatch_restore(scene->dispatch, empty_group, sizeof(empty_group), &err),
+                     -EINVAL);
+    assert_non_null(strstr(err.text, "a group that cannot be"));
+    scene->config.azr.staleness = 0;
+    assert_int_equal(dispatch_restore(scene->dispatch, garbage, sizeof(garbage), &err), -EINVAL);
+    assert_non_null(strstr(err.text, "azr.staleness"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +431,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_solver_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_warm_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filters, setup, teardown),
+        cmocka_unit_test(test_queue_survives),
+        cmocka_unit_test_setup_teardown(test_queue_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
