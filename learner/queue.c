@@ -53,7 +53,7 @@ static Kelvin__QueuedGroup *pack_group(const struct group *group)
     out->answer_count = (uint32_t)group->answer_count;
     out->answer_seed = group->answer_seed;
     if (group->state != GROUP_RUNNING) {
-        out->answers = zeros((size_t)group->answer_count, sizeof(*out->answers));
+        out->answers = zeros((size_t)group->answer_count, sizeof(void *));
         for (int32_t i = 0; i < group->answer_count; i++) {
             out->answers[out->n_answers++] = pack_play(&group->answers[i]);
         }
@@ -130,8 +130,8 @@ void queue_pack(uint8_t **out, size_t *size, const struct replay *replay,
     for (const struct group *group = replay_first(replay); group != NULL; group = group->next) {
         groups++;
     }
-    queue.steps = zeros(QUOTAS, sizeof(*queue.steps));
-    queue.groups = zeros(groups, sizeof(*queue.groups));
+    queue.steps = zeros(QUOTAS, sizeof(void *));
+    queue.groups = zeros(groups, sizeof(void *));
     for (int i = 0; i < QUOTAS; i++) {
         const struct quota *quota = replay_quota(replay, i);
         if (quota->step != 0) {

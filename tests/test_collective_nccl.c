@@ -1,9 +1,8 @@
 // The table over NCCL, its module and its staging, with a stand-in for NCCL and the devices
 // (fake/nccl.c) that is as asynchronous and stricter. What only a GPU can show is not shown here.
-#include "tests/support.h"
+#include "tests/golden/model.h"
 
 #include "common/base/cleanup.h"
-#include "common/model/safetensors.h"
 #include "learner/collective_nccl.h"
 #include "learner/step.h"
 
@@ -231,14 +230,7 @@ static struct network {
 static int setup(void **state)
 {
     (void)state;
-    struct error err = {0};
-    enum dtype stored = DTYPE_F32;
-    assert_int_equal(shape_read(&network.shape, GOLDEN_DIR "/qwen2", &err), 0);
-    assert_int_equal(params_init(&network.params, &network.shape, &err), 0);
-    network.weights = calloc(network.params.elements, sizeof(float));
-    assert_int_equal(safetensors_read(network.weights, &stored, &network.params, &network.shape,
-                                      GOLDEN_DIR "/qwen2", &err),
-                     0);
+    golden_read(&network.shape, &network.params, &network.weights, "qwen2");
     for (int k = 0; k < COUNT; k++) {
         for (int i = 0; i < TOKENS; i++) {
             network.ids[k][i] = (k * 97 + i * 31 + i * i * 7) % network.shape.V;

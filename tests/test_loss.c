@@ -1,7 +1,6 @@
-#include "tests/support.h"
+#include "tests/golden/model.h"
 
 #include "common/base/cleanup.h"
-#include "common/model/safetensors.h"
 #include "learner/loss.h"
 #include "learner/step.h"
 
@@ -100,15 +99,8 @@ struct network {
 static int setup(void **state)
 {
     struct network *network = calloc(1, sizeof(*network));
-    struct error err = {0};
-    enum dtype stored = DTYPE_F32;
-    assert_int_equal(shape_read(&network->shape, GOLDEN_DIR "/qwen2", &err), 0);
-    assert_int_equal(params_init(&network->params, &network->shape, &err), 0);
-    network->weights = calloc(network->params.elements, sizeof(float));
+    golden_read(&network->shape, &network->params, &network->weights, "qwen2");
     network->reference = calloc(network->params.elements, sizeof(float));
-    assert_int_equal(safetensors_read(network->weights, &stored, &network->params, &network->shape,
-                                      GOLDEN_DIR "/qwen2", &err),
-                     0);
     for (size_t i = 0; i < network->params.elements; i++) {
         network->reference[i] = network->weights[i] * 0.9f;
     }

@@ -3,7 +3,8 @@
 #include "common/base/cleanup.h"
 #include "deploy/cli/bench.h"
 #include "deploy/cli/bench_rollout.h"
-#include "deploy/cli/cli.h"
+
+#include <errno.h>
 
 static const char what[] =
     "Has --batch sequences of random tokens continued by the actor's engine, with sampling and\n"
@@ -16,16 +17,11 @@ static int measure(const struct bench_options *options, struct error *err)
     CLEANUP(engine_destroyp) struct engine *engine = NULL;
     struct model *model = NULL;
     struct rollout_time prompts, whole;
-    int code = bench_model(&model, options, err);
-    if (code < 0) {
-        return code;
+    if (options->tokens < 2) {
+        return error_set(err, -EINVAL, "--tokens must be 2 or more: the first one is prefill's");
     }
-    code = rollout_engine(&engine, options, model, err);
-    if (code < 0) {
-        model_destroy(model);
-        return code;
-    }
-    code = rollout_run(&prompts, engine, options, 1, err);
+    int code = rollout_engine(&engine, &model, options, err);
+    code = code < 0 ? code : rollout_run(&prompts, engine, options, 1, err);
     code = code < 0 ? code : rollout_run(&whole, engine, options, options->tokens, err);
     if (code < 0) {
         return code;
@@ -49,17 +45,7 @@ static int measure(const struct bench_options *options, struct error *err)
 
 int bench_decode(int argc, char **argv)
 {
-    struct bench_options options = {
+    static const struct bench_options defaults = {
         .batch = 64, .prompt = 128, .tokens = 128, .samples = 1, .rows = 256, .repeats = 3};
-    if (cli_wants_help(argc, argv)) {
-        bench_options_help(argv[0], what, &options);
-        return 0;
-    }
-    struct error err = {0};
-    int code = bench_options_read(&options, argc, argv, &err);
-    if (code == 0 && options.tokens < 2) {
-        return cli_fail(argv[0], "--tokens must be 2 or more: the first one is prefill's");
-    }
-    code = code < 0 ? code : measure(&options, &err);
-    return code < 0 ? cli_fail(argv[0], "%s", err.text) : 0;
+    return bench_engine_run(argc, argv, what, &defaults, measure);
 }

@@ -6,7 +6,7 @@
 #include "common/base/json.h"
 #include "common/model/model.h"
 
-// struct bench_options is one run. The defaults suit the benchmark (bench_options_read).
+// struct bench_options is one run. The defaults suit the benchmark.
 struct bench_options {
     const char *model;      // a folder, or NULL
     const char *shape;      // a name in the table of shapes, or NULL
@@ -18,12 +18,6 @@ struct bench_options {
     int64_t repeats;        // runs; the fastest counts
     int64_t positions;      // what the model must hold
 };
-
-// bench_options_read reads the words behind the benchmark's name over the defaults in *options.
-int bench_options_read(struct bench_options *options, int argc, char **argv, struct error *err);
-
-// bench_options_help prints the options with the defaults in *options.
-void bench_options_help(const char *name, const char *what, const struct bench_options *options);
 
 // bench_model makes the model: loaded, or of a named shape with random weights that are exact in
 // bf16.
@@ -53,6 +47,10 @@ struct bench_result {
 // fields, may be NULL.
 int bench_print(const struct bench_options *options, const struct model *model,
                 const struct bench_result *result, json_t *extra, struct error *err);
+
+// bench_engine_run is a whole benchmark of the engine: help, options over `defaults`, `measure`.
+int bench_engine_run(int argc, char **argv, const char *what, const struct bench_options *defaults,
+                     int (*measure)(const struct bench_options *options, struct error *err));
 
 // bench_cpu_seconds is the processor time that this process has used.
 double bench_cpu_seconds(void);

@@ -6,6 +6,7 @@
 #include "common/base/parallel.h"
 #include "common/base/rng.h"
 #include "deploy/cli/bench_engine.h"
+#include "deploy/cli/cli.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -64,7 +65,7 @@ static int64_t *field_of(struct bench_options *options, const struct bench_word 
     return (int64_t *)(void *)((char *)options + word->offset);
 }
 
-void bench_options_help(const char *name, const char *what, const struct bench_options *options)
+static void print_help(const char *name, const char *what, const struct bench_options *options)
 {
     struct bench_options shown = *options;
     (void)printf("usage: kelvin %s --model DIR | --shape NAME [...]\n\n%s\n\n", name, what);
@@ -100,7 +101,7 @@ static int read_number(struct bench_options *options, const char *name, const ch
     return error_set(err, -EINVAL, "\"%s\" is not understood; see --help", name);
 }
 
-int bench_options_read(struct bench_options *options, int argc, char **argv, struct error *err)
+static int read_options(struct bench_options *options, int argc, char **argv, struct error *err)
 {
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 == argc) {
@@ -342,4 +343,18 @@ int bench_print(const struct bench_options *options, const struct model *model,
         return error_set(err, -EIO, "cannot write to standard output");
     }
     return 0;
+}
+
+int bench_engine_run(int argc, char **argv, const char *what, const struct bench_options *defaults,
+                     int (*measure)(const struct bench_options *options, struct error *err))
+{
+    struct bench_options options = *defaults;
+    struct error err = {0};
+    if (cli_wants_help(argc, argv)) {
+        print_help(argv[0], what, &options);
+        return 0;
+    }
+    int code = read_options(&options, argc, argv, &err);
+    code = code < 0 ? code : measure(&options, &err);
+    return code < 0 ? cli_fail(argv[0], "%s", err.text) : 0;
 }

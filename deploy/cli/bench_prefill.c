@@ -2,7 +2,6 @@
 #include "common/base/cleanup.h"
 #include "deploy/cli/bench.h"
 #include "deploy/cli/bench_rollout.h"
-#include "deploy/cli/cli.h"
 
 static const char what[] =
     "Has the actor's engine compute --batch prompts and draw one token after each. tokens_per_s\n"
@@ -13,16 +12,8 @@ static int measure(const struct bench_options *options, struct error *err)
     CLEANUP(engine_destroyp) struct engine *engine = NULL;
     struct model *model = NULL;
     struct rollout_time time;
-    int code = bench_model(&model, options, err);
-    if (code < 0) {
-        return code;
-    }
-    code = rollout_engine(&engine, options, model, err);
-    if (code < 0) {
-        model_destroy(model);
-        return code;
-    }
-    code = rollout_run(&time, engine, options, 1, err);
+    int code = rollout_engine(&engine, &model, options, err);
+    code = code < 0 ? code : rollout_run(&time, engine, options, 1, err);
     if (code < 0) {
         return code;
     }
@@ -40,14 +31,7 @@ static int measure(const struct bench_options *options, struct error *err)
 
 int bench_prefill(int argc, char **argv)
 {
-    struct bench_options options = {
+    static const struct bench_options defaults = {
         .batch = 16, .prompt = 512, .tokens = 1, .samples = 1, .rows = 256, .repeats = 3};
-    if (cli_wants_help(argc, argv)) {
-        bench_options_help(argv[0], what, &options);
-        return 0;
-    }
-    struct error err = {0};
-    int code = bench_options_read(&options, argc, argv, &err);
-    code = code < 0 ? code : measure(&options, &err);
-    return code < 0 ? cli_fail(argv[0], "%s", err.text) : 0;
+    return bench_engine_run(argc, argv, what, &defaults, measure);
 }

@@ -9,7 +9,7 @@
 
 enum { WAIT_MS = 1000 };
 
-int rollout_engine(struct engine **out, const struct bench_options *options, struct model *model,
+int rollout_engine(struct engine **out, struct model **model, const struct bench_options *options,
                    struct error *err)
 {
     const int64_t groups = options->batch / options->samples;
@@ -23,7 +23,13 @@ int rollout_engine(struct engine **out, const struct bench_options *options, str
         .kv_tokens = (slots + shard_groups) * pages * KV_PAGE_TOKENS,
         .pin = true,
         .swap = SWAP_PINNED};
-    return engine_create(out, &config, model, 1, err);
+    CLEANUP(model_destroyp) struct model *made = NULL;
+    int code = bench_model(&made, options, err);
+    code = code < 0 ? code : engine_create(out, &config, made, 1, err);
+    if (code == 0) {
+        *model = TAKE(made);
+    }
+    return code;
 }
 
 static void drop(void *context, struct completion *completion)

@@ -10,8 +10,9 @@ struct rollout_time {
     double calls; // engine calls, all threads
 };
 
-// rollout_engine makes an engine with room for the whole batch; the model becomes its own.
-int rollout_engine(struct engine **out, const struct bench_options *options, struct model *model,
+// rollout_engine makes the model (bench_model), which belongs to the engine, and an engine with
+// room for the whole batch.
+int rollout_engine(struct engine **out, struct model **model, const struct bench_options *options,
                    struct error *err);
 
 // rollout_run has `batch` random prompts continued by `tokens` tokens each, at temperature 1, and

@@ -4,7 +4,6 @@
 #include "common/base/clock.h"
 #include "deploy/cli/bench.h"
 #include "deploy/cli/bench_engine.h"
-#include "deploy/cli/cli.h"
 #include "learner/step.h"
 
 #include <errno.h>
@@ -115,14 +114,7 @@ static int measure(const struct bench_options *options, struct error *err)
 
 int bench_train(int argc, char **argv)
 {
-    struct bench_options options = {
+    static const struct bench_options defaults = {
         .batch = 16, .prompt = 1, .tokens = 255, .samples = 1, .rows = 1024, .repeats = 3};
-    if (cli_wants_help(argc, argv)) {
-        bench_options_help(argv[0], what, &options);
-        return 0;
-    }
-    struct error err = {0};
-    int code = bench_options_read(&options, argc, argv, &err);
-    code = code < 0 ? code : measure(&options, &err);
-    return code < 0 ? cli_fail(argv[0], "%s", err.text) : 0;
+    return bench_engine_run(argc, argv, what, &defaults, measure);
 }

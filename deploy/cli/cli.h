@@ -7,6 +7,7 @@
 #define DEPLOY_CLI_CLI_H
 
 #include "common/base/error.h"
+#include "common/model/model.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,6 +22,9 @@ bool cli_wants_help(int argc, char **argv);
 
 // cli_sibling writes the path of a program that stands beside this one ("kelvin-learner").
 int cli_sibling(char *out, size_t size, const char *program, struct error *err);
+
+// cli_compute reads the value of --compute: auto, f32 or bf16.
+int cli_compute(enum compute *out, const char *text, struct error *err);
 
 int command_bench(int argc, char **argv);
 int command_import(int argc, char **argv);

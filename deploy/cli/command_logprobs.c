@@ -71,19 +71,6 @@ static void print_help(void)
         "written.");
 }
 
-static int parse_compute(enum compute *compute, const char *text, struct error *err)
-{
-    static const char *const names[] = {
-        [COMPUTE_AUTO] = "auto", [COMPUTE_F32] = "f32", [COMPUTE_BF16] = "bf16"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-        if (strcmp(text, names[i]) == 0) {
-            *compute = (enum compute)i;
-            return 0;
-        }
-    }
-    return error_set(err, -EINVAL, "--compute is \"%.40s\"; it must be auto, f32 or bf16", text);
-}
-
 static int parse_threads(int *threads, const char *text, struct error *err)
 {
     char *end = NULL;
@@ -104,7 +91,7 @@ static int parse_options(struct options *options, int argc, char **argv, struct 
         if (value != NULL && strcmp(argv[i], "--model") == 0) {
             options->model = value;
         } else if (value != NULL && strcmp(argv[i], "--compute") == 0) {
-            code = parse_compute(&options->compute, value, err);
+            code = cli_compute(&options->compute, value, err);
         } else if (value != NULL && strcmp(argv[i], "--threads") == 0) {
             code = parse_threads(&options->threads, value, err);
         } else {

@@ -83,19 +83,6 @@ static int read_count(int64_t *out, const char *name, const char *text, int64_t 
     return 0;
 }
 
-static int read_compute(enum compute *out, const char *text, struct error *err)
-{
-    static const char *const names[] = {"auto", "f32", "bf16"};
-    static const enum compute values[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(text, names[i]) == 0) {
-            *out = values[i];
-            return 0;
-        }
-    }
-    return error_set(err, -EINVAL, "--compute is auto, f32 or bf16, not \"%s\"", text);
-}
-
 static int read_option(struct options *options, const char *name, const char *value,
                        struct error *err)
 {
@@ -126,7 +113,7 @@ static int read_option(struct options *options, const char *name, const char *va
         }
     }
     return strcmp(name, "--compute") == 0
-               ? read_compute(&options->compute, value, err)
+               ? cli_compute(&options->compute, value, err)
                : error_set(err, -EINVAL, "\"%s\" is not understood; see kelvin step --help", name);
 }
 

@@ -270,7 +270,7 @@ static void lay_out(struct rehearsal *rehearsal)
         all += (size_t)completion->generation->prompt_count + (size_t)completion->count;
     }
     rehearsal->sequences = calloc(count, sizeof(*rehearsal->sequences));
-    int32_t *ids = rehearsal->ids = calloc(all, sizeof(*ids));
+    int32_t *ids = rehearsal->ids = calloc(all + 1, sizeof(*ids));
     float *floats = rehearsal->floats = calloc(2 * all, sizeof(*floats));
     CHECK(rehearsal->sequences != NULL && ids != NULL && floats != NULL);
     size_t at = 0;

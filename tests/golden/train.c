@@ -1,11 +1,10 @@
 // A training step on the golden batch equals float64 PyTorch within the tolerances of
 // data/train/README.md: loss, gradient norm, every gradient, the weights after one and after two
 // updates; packed in one micro-batch or many, in either order, with one thread or three.
-#include "tests/support.h"
+#include "tests/golden/model.h"
 
 #include "common/base/cleanup.h"
 #include "common/base/json.h"
-#include "common/model/safetensors.h"
 #include "learner/step.h"
 
 #include <math.h>
@@ -97,14 +96,7 @@ static void read_batch(struct batch *batch)
 static int setup(void **state)
 {
     struct golden *golden = calloc(1, sizeof(*golden));
-    struct error err = {0};
-    enum dtype stored = DTYPE_F32;
-    assert_int_equal(shape_read(&golden->shape, GOLDEN_DIR "/qwen2", &err), 0);
-    assert_int_equal(params_init(&golden->params, &golden->shape, &err), 0);
-    golden->weights = calloc(golden->params.elements, sizeof(float));
-    assert_int_equal(safetensors_read(golden->weights, &stored, &golden->params, &golden->shape,
-                                      GOLDEN_DIR "/qwen2", &err),
-                     0);
+    golden_read(&golden->shape, &golden->params, &golden->weights, "qwen2");
     golden->grads = read_arrays(golden, "train/grads");
     golden->after = read_arrays(golden, "train/after");
     golden->after2 = read_arrays(golden, "train/after2");

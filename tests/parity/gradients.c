@@ -1,10 +1,9 @@
 // Every gradient of every family agrees with central differences of a forward pass in float64 that
 // is written here from the formulas, apart from the engine's.
-#include "tests/support.h"
+#include "tests/golden/model.h"
 
 #include "common/base/cleanup.h"
 #include "common/base/rng.h"
-#include "common/model/safetensors.h"
 #include "learner/step.h"
 
 #include <math.h>
@@ -214,17 +213,12 @@ static void check_param(const struct net *net, const struct param *param, const 
 
 static void check_family(const char *family)
 {
-    char dir[256];
     struct net net = {0};
     struct error err = {0};
-    enum dtype stored = DTYPE_F32;
-    (void)snprintf(dir, sizeof(dir), GOLDEN_DIR "/%s", family);
-    assert_int_equal(shape_read(&net.shape, dir, &err), 0);
-    assert_int_equal(params_init(&net.params, &net.shape, &err), 0);
+    CLEANUP(freep) float *weights = NULL;
+    golden_read(&net.shape, &net.params, &weights, family);
     assert_true(net.shape.V <= ROW_MAX && net.shape.F <= ROW_MAX);
-    CLEANUP(freep) float *weights = calloc(net.params.elements, sizeof(float));
     net.w = calloc(net.params.elements, sizeof(double));
-    assert_int_equal(safetensors_read(weights, &stored, &net.params, &net.shape, dir, &err), 0);
     float weight[TOKENS] = {0};
     for (int t = 0; t < TOKENS; t++) {
         net.ids[t] = (t * 37 + 11) % net.shape.V;
