@@ -4,10 +4,10 @@
 #include "common/base/cleanup.h"
 #include "common/base/json.h"
 #include "learner/statements.h"
+#include "learner/task_digest.h"
+#include "learner/task_row.h"
 
 #include <errno.h>
-#include <math.h>
-#include <sodium.h>
 #include <sqlite3.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,10 +36,10 @@ static const char schema[] =
 enum statement { ADD_TASK, LEAVE_TASK, GET_TASK, SET_ACCURACY, STATEMENTS };
 
 static const char *const statement_texts[STATEMENTS] = {
-    [ADD_TASK] = "INSERT INTO tasks VALUES(?1,?2,?3,?12,?4,?5,?6,?7,?8,?9,?10,?11)",
+    [ADD_TASK] = TASK_ROW_INSERT,
     [LEAVE_TASK] = "UPDATE tasks SET left_step=?2 WHERE id=?1",
     [SET_ACCURACY] = "UPDATE tasks SET accuracy=?2 WHERE id=?1",
-    [GET_TASK] = "SELECT kind,step,program,inputs,outputs,message,parents FROM tasks WHERE id=?1",
+    [GET_TASK] = TASK_ROW_SELECT,
 };
 
 struct tasks {
@@ -123,16 +123,6 @@ static int check_schema(struct tasks *tasks, struct error *err)
     return check_version(tasks, err);
 }
 
-static int kind_of_name(const char *name)
-{
-    for (int kind = 0; kind < KINDS; kind++) {
-        if (name != NULL && strcmp(name, task_kind_name((enum task_kind)kind)) == 0) {
-            return kind;
-        }
-    }
-    return -1;
-}
-
 // Counts the strings of a stored JSON array.
 static void count_texts(struct counts *counts, const char *text, int by)
 {
@@ -166,7 +156,7 @@ static int load_indexes(struct tasks *tasks, struct error *err)
     }
     int code = 0;
     while (code == 0 && sqlite3_step(rows) == SQLITE_ROW) {
-        int kind = kind_of_name((const char *)sqlite3_column_text(rows, 1));
+        int kind = task_kind_find((const char *)sqlite3_column_text(rows, 1));
         if (kind < 0) {
             code = error_set(err, -EINVAL, "%s: task %lld is of an unknown kind", tasks->path,
                              (long long)sqlite3_column_int64(rows, 0));
@@ -361,54 +351,9 @@ int tasks_copy(const char *to, const char *from, struct error *err)
                : error_set(err, -EIO, "cannot copy %s to %s: %s", from, to, sqlite3_errmsg(copy));
 }
 
-// Lines lose trailing blanks and blank lines vanish, so that layout makes no new task.
-static void hash_program(crypto_generichash_state *hash, const char *program)
-{
-    while (*program != '\0') {
-        size_t length = strcspn(program, "\n");
-        size_t kept = length;
-        while (kept > 0 && strchr(" \t\r", program[kept - 1]) != NULL) {
-            kept--;
-        }
-        if (kept > 0) {
-            (void)crypto_generichash_update(hash, (const unsigned char *)program, kept);
-            (void)crypto_generichash_update(hash, (const unsigned char *)"\n", 1);
-        }
-        program += length + (program[length] == '\n');
-    }
-}
-
-static void hash_trimmed(crypto_generichash_state *hash, const char *text)
-{
-    text += strspn(text, " \t\r\n");
-    size_t length = strlen(text);
-    while (length > 0 && strchr(" \t\r\n", text[length - 1]) != NULL) {
-        length--;
-    }
-    (void)crypto_generichash_update(hash, (const unsigned char *)text, length);
-    (void)crypto_generichash_update(hash, (const unsigned char *)"", 1); // its NUL ends the input
-}
-
-uint64_t tasks_digest(const Kelvin__Task *task)
-{
-    crypto_generichash_state hash;
-    (void)crypto_generichash_init(&hash, NULL, 0, 16);
-    unsigned char kind = (unsigned char)task->kind;
-    (void)crypto_generichash_update(&hash, &kind, 1);
-    hash_program(&hash, task->program);
-    for (size_t i = 0; i < task->n_inputs; i++) {
-        hash_trimmed(&hash, task->inputs[i]);
-    }
-    unsigned char bytes[16];
-    (void)crypto_generichash_final(&hash, bytes, sizeof(bytes));
-    uint64_t digest = 0;
-    memcpy(&digest, bytes, sizeof(digest));
-    return digest;
-}
-
 bool tasks_has(const struct tasks *tasks, const Kelvin__Task *task)
 {
-    return task_index_has(&tasks->index[task->kind], tasks_digest(task));
+    return task_index_has(&tasks->index[task->kind], task_digest(task));
 }
 
 const struct task_index *tasks_index(const struct tasks *tasks, enum task_kind kind)
@@ -465,37 +410,6 @@ uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling m
     return best;
 }
 
-static void bind_text(sqlite3_stmt *row, int column, const char *text)
-{
-    (void)sqlite3_bind_text(row, column, text, -1, SQLITE_STATIC);
-}
-
-// Binds a list of strings as a JSON array.
-static void bind_texts(sqlite3_stmt *row, int column, char **texts, size_t count)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < count; i++) {
-        // Bytes that are no UTF-8 cannot occur: the codec refuses such strings.
-        (void)json_array_append_new(array, json_string(texts[i]));
-    }
-    char *text = json_dumps(array, JSON_COMPACT | JSON_ENSURE_ASCII);
-    json_decref(array);
-    CHECK(text != NULL);
-    (void)sqlite3_bind_text(row, column, text, -1, free);
-}
-
-static void bind_numbers(sqlite3_stmt *row, int column, const uint64_t *numbers, size_t count)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < count; i++) {
-        (void)json_array_append_new(array, json_integer((json_int_t)numbers[i]));
-    }
-    char *text = json_dumps(array, JSON_COMPACT);
-    json_decref(array);
-    CHECK(text != NULL);
-    (void)sqlite3_bind_text(row, column, text, -1, free);
-}
-
 // Runs a statement that gives no rows and makes it ready for the next time.
 static int finish(struct tasks *tasks, sqlite3_stmt *row, struct error *err)
 {
@@ -532,26 +446,15 @@ int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t 
               bool *duplicate, struct error *err)
 {
     enum task_kind kind = (enum task_kind)task->kind;
-    uint64_t digest = tasks_digest(task);
+    uint64_t digest = task_digest(task);
     if (task_index_has(&tasks->index[kind], digest)) {
         task->id = 0;
         *duplicate = true;
         return 0;
     }
     sqlite3_stmt *row = tasks->statements[ADD_TASK];
-    (void)sqlite3_bind_int64(row, 1, (int64_t)tasks->next_task);
-    bind_text(row, 2, task_kind_name(kind));
-    (void)sqlite3_bind_int64(row, 3, (int64_t)task->step);
-    (void)sqlite3_bind_int64(row, 5, (int64_t)digest);
-    if (!isnan(accuracy)) {
-        (void)sqlite3_bind_double(row, 6, accuracy);
-    }
-    bind_text(row, 7, task->program);
-    bind_texts(row, 8, task->inputs, task->n_inputs);
-    bind_texts(row, 9, task->outputs, task->n_outputs);
-    bind_text(row, 10, task->message);
-    bind_numbers(row, 11, task->parents, task->n_parents);
-    (void)sqlite3_bind_int64(row, 12, now);
+    task_row_bind(row, task, tasks->next_task, digest, accuracy);
+    (void)sqlite3_bind_int64(row, TASK_ROW_STORED, now);
     int code = finish(tasks, row, err);
     if (code < 0) {
         return code;
@@ -585,83 +488,6 @@ int tasks_set_accuracy(struct tasks *tasks, uint64_t id, double accuracy, struct
     return finish(tasks, row, err);
 }
 
-static char *column_copy(sqlite3_stmt *row, int column)
-{
-    const unsigned char *text = sqlite3_column_text(row, column);
-    char *copy = strdup(text == NULL ? "" : (const char *)text);
-    CHECK(copy != NULL);
-    return copy;
-}
-
-// The JSON array of strings in a column, as protobuf-c wants it.
-static int read_texts(struct tasks *tasks, sqlite3_stmt *row, int column, char ***out,
-                      size_t *count, struct error *err)
-{
-    const char *text = (const char *)sqlite3_column_text(row, column);
-    json_t *array = text == NULL ? NULL : json_loads(text, 0, NULL);
-    size_t size = json_array_size(array);
-    char **texts = calloc(size + 1, sizeof(*texts));
-    CHECK(texts != NULL);
-    for (size_t i = 0; i < size; i++) {
-        const char *item = json_string_value(json_array_get(array, i));
-        texts[i] = strdup(item == NULL ? "" : item);
-        CHECK(texts[i] != NULL);
-    }
-    bool broken = array == NULL || !json_is_array(array);
-    json_decref(array);
-    *out = texts;
-    *count = size;
-    return broken ? error_set(err, -EINVAL, "%s: a task's inputs are no JSON array", tasks->path)
-                  : 0;
-}
-
-static void read_parents(sqlite3_stmt *row, int column, Kelvin__Task *task)
-{
-    const char *text = (const char *)sqlite3_column_text(row, column);
-    json_t *array = text == NULL ? NULL : json_loads(text, 0, NULL);
-    task->n_parents = json_array_size(array);
-    task->parents = calloc(task->n_parents + 1, sizeof(*task->parents));
-    CHECK(task->parents != NULL);
-    for (size_t i = 0; i < task->n_parents; i++) {
-        task->parents[i] = (uint64_t)json_integer_value(json_array_get(array, i));
-    }
-    json_decref(array);
-}
-
-static void task_free(Kelvin__Task *task)
-{
-    if (task != NULL) {
-        kelvin__task__free_unpacked(task, NULL);
-    }
-}
-
-CLEANUP_FUNCTION(Kelvin__Task, task_free)
-
-static int read_task(struct tasks *tasks, sqlite3_stmt *row, uint64_t id, Kelvin__Task **out,
-                     struct error *err)
-{
-    CLEANUP(task_freep) Kelvin__Task *task = calloc(1, sizeof(*task));
-    CHECK(task != NULL);
-    kelvin__task__init(task);
-    int kind = kind_of_name((const char *)sqlite3_column_text(row, 0));
-    if (kind < 0) {
-        return error_set(err, -EINVAL, "%s: task %llu is of an unknown kind", tasks->path,
-                         (unsigned long long)id);
-    }
-    task->id = id;
-    task->kind = (Kelvin__TaskKind)kind;
-    task->step = (uint64_t)sqlite3_column_int64(row, 1);
-    task->program = column_copy(row, 2);
-    task->message = column_copy(row, 5);
-    int code = read_texts(tasks, row, 3, &task->inputs, &task->n_inputs, err);
-    code = code < 0 ? code : read_texts(tasks, row, 4, &task->outputs, &task->n_outputs, err);
-    read_parents(row, 6, task);
-    if (code == 0) {
-        *out = TAKE(task);
-    }
-    return code;
-}
-
 int tasks_get(struct tasks *tasks, uint64_t id, Kelvin__Task **out, struct error *err)
 {
     sqlite3_stmt *row = tasks->statements[GET_TASK];
@@ -669,7 +495,7 @@ int tasks_get(struct tasks *tasks, uint64_t id, Kelvin__Task **out, struct error
     int code = 0;
     switch (sqlite3_step(row)) {
     case SQLITE_ROW:
-        code = read_task(tasks, row, id, out, err);
+        code = task_row_read(row, id, out, tasks->path, err);
         break;
     case SQLITE_DONE:
         code = error_set(err, -ENOENT, "%s: there is no task %llu", tasks->path,

@@ -79,10 +79,6 @@ const struct counts *tasks_statements(const struct tasks *tasks, enum task_kind 
 uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling mode,
                             int64_t candidates, struct rng *rng);
 
-// tasks_digest is the key of a duplicate: kind, program without trailing blanks and blank lines,
-// inputs without surrounding blanks.
-uint64_t tasks_digest(const Kelvin__Task *task);
-
 // The open database and its path, for the module that keeps the rollouts beside the tasks.
 sqlite3 *tasks_db(struct tasks *tasks);
 const char *tasks_path(const struct tasks *tasks);
