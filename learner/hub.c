@@ -7,6 +7,7 @@
 #include "common/wire/codec.h"
 #include "common/wire/message.h"
 #include "common/wire/zsock.h"
+#include "learner/asker.h"
 #include "learner/broker.h"
 
 #include <errno.h>
@@ -79,74 +80,10 @@ static int send_lease(void *context, const struct peer *peer, const struct lease
     return send_peer(context, peer, &envelope);
 }
 
-// The callbacks of a lease and what belongs to them, kept while the lease may end.
-struct asker {
-    void (*answer)(void);
-    void *context;
-    uint64_t tag;
-};
-
-static struct asker asker_of(const struct lease *lease)
-{
-    return (struct asker){.answer = lease->answer, .context = lease->context, .tag = lease->tag};
-}
-
-static void answer_rollout(const struct asker *asker, const Kelvin__Rollout *rollout)
-{
-    ((hub_rollout_fn *)asker->answer)(asker->context, asker->tag, rollout);
-}
-
-static void answer_verdict(const struct asker *asker, const Kelvin__Verdict *verdict)
-{
-    ((hub_verdict_fn *)asker->answer)(asker->context, asker->tag, verdict);
-}
-
-static bool is_missing(const struct lease *lease, int32_t sample)
-{
-    return (lease->seen[sample / 64] >> (sample % 64) & 1) == 0;
-}
-
-// Answers every sample that has not come with REJECTED. `id` 0: the hub gave the prompt up.
-static void reject_missing(const struct lease *lease, uint64_t id, const char *note)
-{
-    struct asker asker = asker_of(lease);
-    int32_t samples = lease->samples;
-    CLEANUP(freep) bool *missing = calloc((size_t)samples, sizeof(*missing));
-    CLEANUP(freep) char *text = strdup(note);
-    CHECK(missing != NULL && text != NULL);
-    for (int32_t i = 0; i < samples; i++) {
-        missing[i] = is_missing(lease, i);
-    }
-    Kelvin__Rollout rollout = KELVIN__ROLLOUT__INIT;
-    rollout.lease = id;
-    rollout.finish = KELVIN__FINISH__REJECTED;
-    rollout.note = text;
-    for (int32_t i = 0; i < samples; i++) {
-        rollout.sample = (uint32_t)i;
-        if (missing[i]) {
-            answer_rollout(&asker, &rollout);
-        }
-    }
-}
-
 static void give_up(void *context, struct lease *lease)
 {
     (void)context;
-    if (lease->role == KELVIN__WORKER_KIND__ACTOR) {
-        log_warn("hub", "a prompt failed at every actor and is given up lease=%llu",
-                 (unsigned long long)lease->id);
-        reject_missing(lease, 0, "given up by the learner");
-        return;
-    }
-    log_warn("hub", "a check failed at every verifier and is given up lease=%llu",
-             (unsigned long long)lease->id);
-    char detail[] = "given up by the learner";
-    Kelvin__Verdict verdict = KELVIN__VERDICT__INIT;
-    verdict.id = lease->id;
-    verdict.outcome = KELVIN__OUTCOME__INFRASTRUCTURE;
-    verdict.detail = detail;
-    struct asker asker = asker_of(lease);
-    answer_verdict(&asker, &verdict);
+    asker_give_up(lease);
 }
 
 static void release(void *context, struct lease *lease)
@@ -310,7 +247,7 @@ static void on_rollout(struct hub *hub, const Kelvin__Rollout *rollout)
     struct lease *lease = broker_find(broker, rollout->lease);
     if (lease != NULL && rollout->finish == KELVIN__FINISH__REJECTED) {
         log_info("hub", "an actor rejected a prompt: %s", rollout->note);
-        reject_missing(lease, rollout->lease, rollout->note);
+        asker_reject(lease, rollout->lease, rollout->note);
         if (!hub->closed) {
             broker_end(broker, lease);
         }
@@ -324,7 +261,7 @@ static void on_rollout(struct hub *hub, const Kelvin__Rollout *rollout)
     if (lease->missing == 0) {
         broker_end(broker, lease);
     }
-    answer_rollout(&asker, rollout);
+    asker_rollout(&asker, rollout);
 }
 
 static void on_verdict(struct hub *hub, const Kelvin__Verdict *verdict)
@@ -342,7 +279,7 @@ static void on_verdict(struct hub *hub, const Kelvin__Verdict *verdict)
     }
     struct asker asker = asker_of(lease);
     broker_end(broker, lease);
-    answer_verdict(&asker, verdict);
+    asker_verdict(&asker, verdict);
 }
 
 // A result of a former learner's lease is acknowledged, so that its sender forgets it, and dropped.

@@ -14,6 +14,7 @@
 #include "learner/rank.h"
 #include "learner/record.h"
 #include "learner/report.h"
+#include "learner/run_folder.h"
 #include "learner/saver.h"
 #include "learner/schedule.h"
 #include "learner/seeds.h"
@@ -22,10 +23,8 @@
 #include "learner/watch.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -39,7 +38,7 @@ struct run {
     struct run_config config;
     struct run_events events;
     bool resume;
-    char model_dir[PATH_BYTES]; // of the starting model
+    struct run_folder folder;
     struct shape shape;
     struct params params;
     float *weights; // until the trainer has them
@@ -57,8 +56,6 @@ struct run {
     struct watch *watch;
     struct drain *drain;
     FILE *metrics;
-    int lock;               // of the run folder
-    bool made;              // the run folder was not there
     struct checkpoint from; // where it goes on, when `from.step` is not negative
     int64_t done;           // steps trained
     int64_t saved;          // step of the newest checkpoint that was begun, -1: none
@@ -104,9 +101,7 @@ static void close_parts(struct run *run)
     if (run->metrics != NULL) {
         (void)fclose(run->metrics);
     }
-    if (run->lock >= 0) {
-        (void)close(run->lock);
-    }
+    run_folder_close(&run->folder);
 }
 
 static void on_drained(void *context, int exit_code)
@@ -374,68 +369,6 @@ static int check_model(const struct run_config *config, const struct shape *shap
     return code;
 }
 
-// Finds out where the run begins: at a checkpoint, or at the model that the config names.
-static int find_start(struct run *run, struct error *err)
-{
-    const char *run_dir = run->config.run_dir;
-    char path[PATH_BYTES];
-    if (run_dir[0] == '\0') {
-        return error_set(err, -EINVAL, "run_dir is empty: set run_dir=FOLDER");
-    }
-    int size = snprintf(path, sizeof(path), "%s/tasks.db", run_dir);
-    if (size < 0 || (size_t)size >= sizeof(path) - 64) {
-        return error_set(err, -ENAMETOOLONG, "the name of run_dir is too long");
-    }
-    bool there = access(path, F_OK) == 0;
-    if (there && !run->resume) {
-        return error_set(err, -EEXIST,
-                         "%s holds a run already; choose another run_dir, or continue it with "
-                         "--resume",
-                         run_dir);
-    }
-    if (!there && run->resume) {
-        return error_set(err, -ENOENT, "%s holds no run to resume", run_dir);
-    }
-    run->from.step = -1;
-    int code = run->resume ? checkpoint_latest(run_dir, &run->from.step, err) : 0;
-    if (code < 0) {
-        return code;
-    }
-    // A run that was killed before its first checkpoint begins again.
-    (void)snprintf(run->model_dir, sizeof(run->model_dir), "%s", run->config.model);
-    if (run->from.step >= 0) {
-        code = checkpoint_find(run_dir, 0, err);
-        checkpoint_path(run->model_dir, sizeof(run->model_dir), run_dir, 0);
-    }
-    run->done = run->from.step > 0 ? run->from.step : 0;
-    run->saved = run->from.step;
-    return code;
-}
-
-// Makes the folder and takes its lock; the kernel lets go of it however the process ends.
-static int open_folder(struct run *run, struct error *err)
-{
-    char path[PATH_BYTES];
-    run->made = access(run->config.run_dir, F_OK) != 0;
-    (void)snprintf(path, sizeof(path), "%s/log", run->config.run_dir);
-    int code = file_make_dirs(path, err);
-    if (code < 0) {
-        return code;
-    }
-    (void)snprintf(path, sizeof(path), "%s/.lock", run->config.run_dir);
-    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (run->lock < 0) {
-        return error_set(err, -errno, "cannot write in %s: %s", run->config.run_dir,
-                         strerrordesc_np(errno));
-    }
-    if (flock(run->lock, LOCK_EX | LOCK_NB) < 0) {
-        return error_set(err, -EBUSY,
-                         "%s is in use by another learner; stop that one or choose another run_dir",
-                         run->config.run_dir);
-    }
-    return 0;
-}
-
 // The store must have come as far as the checkpoint, or steps would be missing.
 static int check_store(struct run *run, struct error *err)
 {
@@ -480,7 +413,7 @@ static int open_store(struct run *run, struct error *err)
 static int open_trainer(struct run *run, struct error *err)
 {
     const struct run_config *config = &run->config;
-    int code = rank_group_start(&run->ranks, config, run->model_dir, err);
+    int code = rank_group_start(&run->ranks, config, run->folder.model_dir, err);
     code = code < 0 ? code
                     : rank_trainer(&run->trainer, config, &run->shape, run->weights,
                                    run->ranks.collective, err);
@@ -503,7 +436,7 @@ static int open_saver(struct run *run, struct error *err)
 {
     const struct checkpoint_target target = {
         .run_dir = run->config.run_dir,
-        .model_dir = run->model_dir,
+        .model_dir = run->folder.model_dir,
         .shape = &run->shape,
         .params = &run->params,
         .published = run->config.learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32,
@@ -535,7 +468,7 @@ static int open_wire(struct run *run, struct error *err)
                                    .requests_max = dispatch_requests_max(&config)};
     const struct publish_config publish = {
         .endpoint = config.weights_endpoint,
-        .model_dir = run->model_dir,
+        .model_dir = run->folder.model_dir,
         .params = &run->params,
         .type = config.learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32};
     uv_loop_t *loop = loop_uv(run->loop);
@@ -552,16 +485,26 @@ static int open_wire(struct run *run, struct error *err)
     return code;
 }
 
+// Where the run begins: at a checkpoint, or at the model that the config names.
+static int find_start(struct run *run, struct error *err)
+{
+    int code = run_folder_find(&run->folder, &run->config, run->resume, err);
+    run->from.step = run->folder.from;
+    run->done = run->from.step > 0 ? run->from.step : 0;
+    run->saved = run->from.step;
+    return code;
+}
+
 static int open_parts(struct run *run, struct error *err)
 {
     int code = run_config_check(&run->config, err);
     code = code < 0 ? code : find_start(run, err);
     code = code < 0 ? code
-                    : settle_model(&run->config, run->model_dir, &run->shape, &run->params,
+                    : settle_model(&run->config, run->folder.model_dir, &run->shape, &run->params,
                                    &run->weights, err);
     code = code < 0 ? code : check_model(&run->config, &run->shape, err);
     code = code < 0 ? code : run_config_check(&run->config, err); // again, with its lengths
-    code = code < 0 ? code : open_folder(run, err);
+    code = code < 0 ? code : run_folder_open(&run->folder, run->config.run_dir, err);
     code = code < 0 ? code : open_wire(run, err);
     code = code < 0 ? code : open_trainer(run, err);
     code = code < 0 ? code : open_store(run, err);
@@ -591,10 +534,10 @@ int run_open(struct run **out, struct loop *loop, const struct run_config *confi
     run->events = *events;
     run->resume = resume;
     run->loop = loop;
-    run->lock = -1;
+    run->folder.lock = -1;
     int code = open_parts(run, err);
     if (code < 0) {
-        bool made = run->made;
+        bool made = run->folder.made;
         run_destroy(run);
         if (made) {
             (void)file_remove_tree(config->run_dir, NULL);

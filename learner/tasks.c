@@ -435,11 +435,13 @@ static int uncount(struct tasks *tasks, uint64_t id, struct error *err)
 {
     Kelvin__Task *task = NULL;
     int code = tasks_get(tasks, id, &task, err);
-    if (code == 0) {
-        count_task(tasks, task, -1);
-        kelvin__task__free_unpacked(task, NULL);
+    if (code < 0) {
+        return code;
     }
-    return code;
+    CHECK(task != NULL);
+    count_task(tasks, task, -1);
+    kelvin__task__free_unpacked(task, NULL);
+    return 0;
 }
 
 int tasks_add(struct tasks *tasks, Kelvin__Task *task, double accuracy, int64_t now,
