@@ -74,7 +74,7 @@ int image_create(struct image **out, uv_loop_t *loop, const struct image_config 
                  const struct image_events *events, void *context, struct error *err);
 
 // image_run begins a run in an idle image, on `processor` (-1: on any); `ended` follows within
-// timeout_ms and a little.
+// timeout_ms, what the run had to wait for a processor (VERIFY_WAITED_MS_MAX), and a little.
 void image_run(struct image *image, const struct image_job *job, int processor);
 
 // image_close kills the process and frees the image on a later turn of the loop; no event follows.

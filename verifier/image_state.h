@@ -22,8 +22,9 @@ struct image_backend {
     void (*stop)(struct image *image);
     bool (*stopped_itself)(struct image *image); // the run crashed without closing its pipe
     uint64_t (*cpu_ns)(const struct image *image);
-    void (*impatient)(struct image *image); // the timer that stop() started has run out
-    void (*destroy)(struct image *image);   // of backend_data, which may be NULL
+    pid_t (*runner)(const struct image *image); // the process that has the run
+    void (*impatient)(struct image *image);     // the timer that stop() started has run out
+    void (*destroy)(struct image *image);       // of backend_data, which may be NULL
 };
 
 extern const struct image_backend zygote_backend;

@@ -201,6 +201,11 @@ static uint64_t rewind_cpu_ns(const struct image *image)
     return cpu_clock_ns(image->backend_data);
 }
 
+static pid_t rewind_runner(const struct image *image)
+{
+    return image->process.pid;
+}
+
 static bool rewind_stopped_itself(struct image *image)
 {
     const struct rewind *rewind = image->backend_data;
@@ -288,6 +293,7 @@ const struct image_backend rewind_backend = {
     .stop = rewind_stop,
     .stopped_itself = rewind_stopped_itself,
     .cpu_ns = rewind_cpu_ns,
+    .runner = rewind_runner,
     .impatient = rewind_impatient,
     .destroy = rewind_destroy,
 };

@@ -334,16 +334,35 @@ uint64_t spawn_memory_kb(pid_t pid)
     return kb;
 }
 
-uint64_t spawn_child_cpu_ns(pid_t pid)
+pid_t spawn_child(pid_t pid)
 {
     char name[48];
     uint64_t child = 0;
+    (void)snprintf(name, sizeof(name), "task/%d/children", (int)pid);
+    return read_number(&child, pid, name, "") ? (pid_t)child : 0;
+}
+
+uint64_t spawn_cpu_ns(pid_t pid)
+{
     clockid_t clock = 0;
     struct timespec now = {0};
-    (void)snprintf(name, sizeof(name), "task/%d/children", (int)pid);
-    bool known = read_number(&child, pid, name, "") && child > 0 &&
-                 clock_getcpuclockid((pid_t)child, &clock) == 0 && clock_gettime(clock, &now) == 0;
+    bool known = clock_getcpuclockid(pid, &clock) == 0 && clock_gettime(clock, &now) == 0;
     return known ? (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec : 0;
+}
+
+bool spawn_is_runnable(pid_t pid)
+{
+    char path[64];
+    char text[512];
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? -1 : read(file, text, sizeof(text) - 1);
+    if (file >= 0) {
+        (void)close(file);
+    }
+    text[size < 0 ? 0 : size] = '\0';
+    const char *name_end = strrchr(text, ')'); // the name may hold anything
+    return name_end != NULL && strncmp(name_end, ") R", 3) == 0;
 }
 
 // --- what the host offers ---

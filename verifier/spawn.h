@@ -40,9 +40,14 @@ void spawn_end(struct spawned *spawned);
 // does not tell); 0 when it is gone.
 uint64_t spawn_memory_kb(pid_t pid);
 
-// spawn_child_cpu_ns is the CPU time of the only child of `pid`; 0 where there is none, or the host
-// does not tell.
-uint64_t spawn_child_cpu_ns(pid_t pid);
+// spawn_child is the only child of `pid`; 0 where there is none, or the host does not tell.
+pid_t spawn_child(pid_t pid);
+
+// spawn_cpu_ns is the CPU time of a process; 0 when it is gone.
+uint64_t spawn_cpu_ns(pid_t pid);
+
+// spawn_is_runnable says whether a process has a processor or waits for one.
+bool spawn_is_runnable(pid_t pid);
 
 // spawn_probe is the strictest isolation that this host lets us have. `why` receives what stopped
 // the next stricter one, or stays empty.

@@ -88,11 +88,19 @@ static bool zygote_stopped_itself(struct image *image)
     return false; // the control socket tells
 }
 
-// While a child runs: of the process that the zygote has as its only child, where the host tells.
-// At its end the control socket tells, so the run's total is what stands in the image.
+// The zygote itself when it has yet to fork, or the host does not tell.
+static pid_t zygote_runner(const struct image *image)
+{
+    pid_t child = spawn_child(image->process.pid);
+    return child > 0 ? child : image->process.pid;
+}
+
+// While a child runs: its time, where the host tells. At its end the control socket tells, so the
+// run's total is what stands in the image.
 static uint64_t zygote_cpu_ns(const struct image *image)
 {
-    return image->state == IMAGE_RUNNING ? spawn_child_cpu_ns(image->process.pid) : image->cpu_ns;
+    pid_t child = image->state == IMAGE_RUNNING ? spawn_child(image->process.pid) : 0;
+    return child > 0 ? spawn_cpu_ns(child) : image->cpu_ns;
 }
 
 static void zygote_destroy(struct image *image)
@@ -106,5 +114,6 @@ const struct image_backend zygote_backend = {
     .stopped_itself = zygote_stopped_itself,
     .impatient = zygote_impatient,
     .cpu_ns = zygote_cpu_ns,
+    .runner = zygote_runner,
     .destroy = zygote_destroy,
 };

@@ -24,6 +24,7 @@ enum {
 
     // Verifier.
     VERIFY_TIMEOUT_MS_MAX = 600000,    // wall time of one run
+    VERIFY_WAITED_MS_MAX = 10000,      // on top of it, for what it had to wait for a processor
     VERIFY_IMAGES_MAX = 8,             // interpreters that must agree
     VERIFY_WORKERS_MAX = 1024,         // sandboxes that run at once in one daemon
     RUN_OUTPUT_BYTES_MAX = 1 << 20,    // repr of one result of a trusted run (check RUN)
