@@ -104,6 +104,8 @@ static void test_other_protocol(void **state)
     struct error err = {0};
     assert_int_equal(decode(*state, &envelope, &err), -EPROTONOSUPPORT);
     assert_non_null(strstr(err.text, "install the same version"));
+    envelope.protocol = 0; // cut off, not another version
+    assert_int_equal(decode(*state, &envelope, &err), -EBADMSG);
     envelope.protocol = PROTOCOL_VERSION;
     assert_int_equal(decode(*state, &envelope, &err), 0);
     envelope.body_case = KELVIN__ENVELOPE__BODY__NOT_SET;

@@ -366,6 +366,9 @@ static int check_manifest(const Kelvin__WeightsManifest *manifest, struct error 
 
 int codec_check(const Kelvin__Envelope *envelope, struct error *err)
 {
+    if (envelope->protocol == 0) { // an empty frame, say: no peer of another version
+        return error_set(err, -EBADMSG, "message without a protocol version");
+    }
     if (envelope->protocol != PROTOCOL_VERSION) {
         return error_set(
             err, -EPROTONOSUPPORT,

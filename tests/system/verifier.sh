@@ -70,6 +70,13 @@ gone $images || fail "images outlive a stopped daemon: $images"
 echo "$good" | "${verify[@]}" >/dev/full 2>"$work/log"
 [ $? = 2 ] && grep -q 'No space left' "$work/log" || fail "a full disk: $(cat "$work/log")"
 
+# Also one that fills up on the way, where this user may mount one.
+if mkdir "$work/small" && mount -t tmpfs -o size=64k tmpfs "$work/small" 2>/dev/null; then
+    trap 'kill -9 ${daemon:-} 2>/dev/null; umount "$work/small"; rm -rf "$work"' EXIT
+    (for _ in $(seq 2000); do echo "$good"; done) | "${verify[@]}" >"$work/small/out" 2>"$work/log"
+    [ $? = 2 ] && grep -q 'No space left' "$work/log" || fail "a disk that fills up: $(cat "$work/log")"
+fi
+
 # A reader that goes away likewise.
 (for _ in $(seq 2000); do echo "$good"; done) | "${verify[@]}" 2>"$work/log" | head -1 >/dev/null
 grep -q 'Broken pipe' "$work/log" || fail "a vanished reader: $(cat "$work/log")"
@@ -84,9 +91,33 @@ grep -q '"verdict":"ok"' "$work/out" || fail "the good line among garbage"
 head -c 20000000 /dev/zero | tr '\0' x | "${verify[@]}" >"$work/out" 2>"$work/log"
 [ $? = 2 ] && grep -q 'longer than' "$work/log" || fail "an endless line: $(cat "$work/log")"
 
-# Run after run out of time: no image is lost, the memory stays.
-seq 200 | sed 's/.*/{"id":&,"kind":"run","program":"def f(x):\\n    while True: pass #&","input":"1","timeout_ms":10}/' |
-    "${verify[@]}" >"$work/out" 2>"$work/log" || fail "time-outs: $(cat "$work/log")"
-[ "$(grep -c '"verdict":"timeout"' "$work/out")" = 200 ] || fail "time-outs: $(head -3 "$work/out")"
+# Ten thousand time-outs in a row: no image is lost or replaced, and the memory stays.
+endless() { # endless FIRST LAST
+    seq "$1" "$2" | sed 's/.*/{"id":&,"kind":"run","program":"def f(x):\\n    while True: pass #&","input":"1","timeout_ms":1}/'
+}
+answered() { # answered COUNT: waits for so many verdicts
+    until [ "$(wc -l <"$work/out")" -ge "$1" ]; do
+        [ -d /proc/$daemon ] || fail "time-outs: $(tail -3 "$work/log")"
+        sleep 0.1
+    done
+}
+memory_of() { # memory_of PID: its own memory in KB, and that which it shares with its images
+    awk '/^RssAnon|^RssShmem/ { kb += $2 } END { print kb }' "/proc/$1/status"
+}
+"${verify[@]}" --no-cache <"$work/in" >"$work/out" 2>"$work/log" &
+daemon=$!
+exec 7>"$work/in"
+endless 1 1000 >&7
+answered 1000
+images=$(images_of $daemon)
+before=$(memory_of $daemon)
+endless 1001 10000 >&7
+answered 10000
+[ "$(images_of $daemon)" = "$images" ] || fail "time-outs: other images: $images, then $(images_of $daemon)"
+after=$(memory_of $daemon)
+[ $((after - before)) -lt 4096 ] || fail "time-outs: memory grew from $before to $after KB"
+exec 7>&-
+wait $daemon || fail "time-outs: $(tail -3 "$work/log")"
+[ "$(grep -c '"verdict":"timeout"' "$work/out")" = 10000 ] || fail "time-outs: $(head -3 "$work/out")"
 grep -q 'image lost' "$work/log" && fail "an image was lost: $(cat "$work/log")"
 echo "verifier: right in all ($backend)"
