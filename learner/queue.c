@@ -210,8 +210,15 @@ static void unpack_group(struct replay *replay, Kelvin__QueuedGroup *from)
 
 static bool is_step(const Kelvin__QueuedStep *from)
 {
+    uint64_t most = (uint64_t)from->proposals | from->unvalidated | from->unclosed;
+    for (size_t i = 0; i < from->n_lanes; i++) {
+        most |= from->lanes[i];
+    }
+    for (size_t i = 0; i < from->n_estimated; i++) {
+        most |= from->estimated[i];
+    }
     return from->step > 0 && from->step < INT64_MAX && from->n_lanes == LANES &&
-           (from->sealed || from->n_estimated == KINDS);
+           (from->sealed || from->n_estimated == KINDS) && most <= INT32_MAX;
 }
 
 static int unpack_step(struct replay *replay, struct cohort *cohorts, int count,

@@ -85,6 +85,12 @@ static int open_nccl(struct collective **collective, const struct run_config *co
                : collective_nccl_create(collective, *collective, &options, err);
 }
 
+int rank_group_check(const struct run_config *config, struct error *err)
+{
+    bool nccl = config->learner.ranks > 1 && config->learner.collective == COLLECTIVE_NCCL;
+    return nccl ? collective_nccl_check(NULL, (int32_t)config->learner.ranks, err) : 0;
+}
+
 int rank_group_start(struct rank_group *group, const struct run_config *config,
                      const char *model_dir, struct error *err)
 {
@@ -94,8 +100,7 @@ int rank_group_start(struct rank_group *group, const struct run_config *config,
     }
     char path[PATH_BYTES];
     ranks_path(path, config);
-    int code =
-        config->learner.collective == COLLECTIVE_NCCL ? collective_nccl_check(NULL, ranks, err) : 0;
+    int code = rank_group_check(config, err);
     code = code < 0 ? code
                     : collective_host_create(&group->collective, ranks, path,
                                              (uint32_t)config->learner.rank_limit_s, err);

@@ -15,6 +15,9 @@ struct rank_group {
     pid_t pids[RANKS_MAX];         // started here; 0: none
 };
 
+// rank_group_check says whether this host can run the ranks (learner.collective).
+int rank_group_check(const struct run_config *config, struct error *err);
+
 // rank_group_start makes rank 0's end, findable by the file `ranks` in the run folder, and starts
 // the others as processes of this program (learner.start_ranks), which read the model in
 // `model_dir`.

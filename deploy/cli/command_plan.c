@@ -2,6 +2,7 @@
 #include "common/base/run_check.h"
 #include "deploy/cli/cli.h"
 #include "deploy/cli/plan.h"
+#include "learner/rank.h"
 
 #include "common/base/json.h"
 
@@ -133,7 +134,8 @@ static int read_words(struct plan *plan, bool *json, bool *memory, int argc, cha
         return error_set(err, -EINVAL, "--config FILE is needed; see kelvin plan --help");
     }
     int code = run_config_read(&plan->config, path, words, count, err);
-    return code < 0 ? code : run_config_check(&plan->config, err);
+    code = code < 0 ? code : run_config_check(&plan->config, err);
+    return code < 0 ? code : rank_group_check(&plan->config, err);
 }
 
 int command_plan(int argc, char **argv)

@@ -4,6 +4,8 @@
 Two runs of the same small job with real processes and staleness 0. In the first nothing happens. In the second
 every process is killed with SIGKILL at a random moment, KILLS times, and the run is resumed. Then weights,
 optimizer, metrics (but for times and worker counters), tasks, rollouts and verdicts must be equal to the bit.
+A third run has overlapping steps (staleness 2) and is killed as often: there the order of arrival counts, so it need
+not equal anything, but it must come to its end without sampling or training on anything twice.
 A failure prints the seed.
 """
 import hashlib
@@ -91,6 +93,32 @@ def compare(name, whole, broken):
         raise SystemExit(f"{name} differ in number: {len(whole)} and {len(broken)}")
 
 
+def break_run(binaries, words, run, spans, log):
+    """Kills the run after each of the spans and resumes it, then lets it end."""
+    for span in spans:
+        front = start(binaries, words, log)
+        time.sleep(span)
+        kill_all(front, run)
+        if os.path.exists(f"{run}/tasks.db"):
+            words = ["--resume", run]
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+    wait_done(start(binaries, words, log), "the resumed run")
+
+
+def check_once(run):
+    store = sqlite3.connect(f"{run}/tasks.db")
+    twice = store.execute("SELECT step, kind, role, slot, count(*) AS n FROM rollouts WHERE step>0"
+                          " GROUP BY seed, sample, role, kind HAVING n>1").fetchall()
+    if twice:
+        raise SystemExit(f"used twice: {twice[:5]}")
+    steps = [line["step"] for line in metrics(run)]
+    if steps != list(range(1, STEPS + 1)):
+        raise SystemExit(f"the overlapping run has the steps {steps}")
+    if max(line["staleness"] for line in metrics(run)) == 0:
+        raise SystemExit("the steps did not overlap")
+
+
 def main():
     binaries = os.path.abspath(sys.argv[1])
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), "little")
@@ -100,26 +128,21 @@ def main():
     try:
         print(f"seed {seed}", flush=True)
         toy.write_inputs(binaries, folder, config_of(folder))
-        whole, broken = f"{folder}/whole", f"{folder}/broken"
+        whole, broken, overlapping = f"{folder}/whole", f"{folder}/broken", f"{folder}/overlapping"
         with open(f"{folder}/log", "wb") as log:
             begin = time.monotonic()
             first = ["--config", f"{folder}/config.yaml"]
             wait_done(start(binaries, [*first, f"run_dir={whole}"], log), "the unbroken run")
             span = time.monotonic() - begin
-            words = [*first, f"run_dir={broken}"]
-            for _ in range(kills):
-                front = start(binaries, words, log)
-                time.sleep(rng.uniform(0.0, 0.5 * span))
-                kill_all(front, broken)
-                if os.path.exists(f"{broken}/tasks.db"):
-                    words = ["--resume", broken]
-                else:
-                    shutil.rmtree(broken, ignore_errors=True)
-            wait_done(start(binaries, words, log), "the resumed run")
+            spans = [rng.uniform(0.0, 0.5 * span) for _ in range(kills)]
+            break_run(binaries, [*first, f"run_dir={broken}"], broken, spans, log)
+            words = [*first, f"run_dir={overlapping}", "azr.staleness=2", "checkpoint.every=1"]
+            break_run(binaries, words, overlapping, spans, log)
         compare("metrics", metrics(whole), metrics(broken))
         for name, a, b in zip(("tasks", "rollouts", "verdicts"), rows(whole), rows(broken)):
             compare(name, a, b)
         compare("checkpoints", sorted(digests(whole).items()), sorted(digests(broken).items()))
+        check_once(overlapping)
         print(f"equal after {kills} kills: {STEPS} steps of {span / STEPS:.2f} s")
     except (SystemExit, subprocess.TimeoutExpired) as reason:
         with open(f"{folder}/log", encoding="utf-8", errors="replace") as log:
