@@ -40,7 +40,8 @@ bool dispatch_trains_proposer(const struct run_config *config, int64_t step)
 
 int32_t dispatch_requests_max(const struct run_config *config)
 {
-    int64_t groups = (config->azr.staleness + 1) * KINDS * 2 * config->azr.batch;
+    int64_t slots = 2 * config->azr.batch + config->azr.old_tasks;
+    int64_t groups = (config->azr.staleness + 1) * KINDS * slots;
     int64_t composites = config->azr.composite_max;
     int64_t most = config->azr.samples > composites ? config->azr.samples : composites;
     int64_t requests = groups * (most + 1);
@@ -132,7 +133,8 @@ static int start_solve(struct dispatch *dispatch, int64_t step, enum task_kind k
 }
 
 // Draws the stored tasks of one kind to solve in a step. With reused estimates only what the
-// proposals of the step leave open is filled up, from older tasks.
+// proposals of the step leave open is filled up, from older tasks, and azr.old_tasks of those come
+// beside them.
 static int32_t draw_tasks(struct dispatch *dispatch, const struct cohort *cohort,
                           enum task_kind kind, uint64_t *ids)
 {
@@ -144,7 +146,8 @@ static int32_t draw_tasks(struct dispatch *dispatch, const struct cohort *cohort
     enum solver_data mode = (enum solver_data)config->azr.solver_data;
     if (config->azr.solver_rollouts == ROLLOUTS_REUSE && cohort->proposal_count > 0) {
         int32_t open = batch - cohort->estimated[kind];
-        return task_index_fill(index, ids, open > 0 ? open : 0, mode, cohort->step, &rng);
+        int32_t old = (open > 0 ? open : 0) + (int32_t)config->azr.old_tasks;
+        return task_index_fill(index, ids, old, mode, cohort->step, &rng);
     }
     return task_index_select(index, ids, batch, mode, cohort->step, &rng);
 }
@@ -153,7 +156,8 @@ static int32_t draw_tasks(struct dispatch *dispatch, const struct cohort *cohort
 static void open_solves(struct dispatch *dispatch, struct cohort *cohort)
 {
     int64_t step = cohort->step;
-    uint64_t *ids = calloc((size_t)dispatch->config->azr.batch, sizeof(*ids));
+    size_t most = (size_t)(dispatch->config->azr.batch + dispatch->config->azr.old_tasks);
+    uint64_t *ids = calloc(most, sizeof(*ids));
     CHECK(ids != NULL);
     struct error err = {0};
     int code = 0;

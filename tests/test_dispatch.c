@@ -235,6 +235,24 @@ static void test_reuse(void **state)
     assert_int_equal(solves, 3);
 }
 
+// azr.old_tasks of the store come beside the proposals of the step, none of them new, with as many
+// answers each.
+static void test_old_tasks(void **state)
+{
+    struct scene *scene = *state;
+    int rows[ROLES];
+    scene->config.azr.solver_rollouts = ROLLOUTS_REUSE;
+    scene->config.azr.old_tasks = 2;
+    start(scene);
+    count_rows(scene, rows);
+    assert_int_equal(rows[ROLE_PROPOSE], 3);
+    assert_int_equal(rows[ROLE_SOLVE], (3 + 2) * 2);
+    for (int32_t i = 0; i < scene->count; i++) {
+        const struct group *group = scene->groups[i];
+        assert_true(group->role == ROLE_PROPOSE || group->task->step < 1);
+    }
+}
+
 // azr.propose: false plays proposals, which feed the store, and trains on answers only.
 static void test_solver_only(void **state)
 {
@@ -428,6 +446,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_fresh, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reuse, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_old_tasks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_solver_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_warm_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filters, setup, teardown),

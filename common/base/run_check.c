@@ -38,6 +38,9 @@ static int check_play(const struct run_config *config, struct error *err)
          "azr.proposals=model"},
         {config->azr.proposals == PROPOSALS_GENERATOR && (config->azr.types >> KIND_ERROR & 1) != 0,
          "azr.proposals: generator makes no tasks of the type error; leave it out of azr.types"},
+        {config->azr.old_tasks > 0 && config->azr.solver_rollouts == ROLLOUTS_FRESH,
+         "azr.old_tasks come beside the tasks of azr.solver_rollouts: reuse; with fresh ones use "
+         "azr.solver_data"},
         {config->azr.composite_min > config->azr.composite_max,
          "azr.composite_min is above azr.composite_max; swap them"},
         {config->azr.tasks_max < config->azr.batch,

@@ -74,6 +74,9 @@ static const struct option rows[] = {
            "train on fresh rollouts, or reuse the n estimation rollouts"),
     CHOICE("azr.solver_data", azr.solver_data, "max_new", data_names,
            "which tasks are solved: new ones first, half, uniform, recent"),
+    INT("azr.old_tasks", azr.old_tasks, "0", 0, 65536,
+        "older tasks per type and step that are solved beside the new ones (azr.solver_rollouts: "
+        "reuse), against forgetting"),
     CHOICE("azr.reference_sampling", azr.reference_sampling, "uniform", references_names,
            "which stored tasks are references"),
     CHOICE("azr.filter", azr.filter, "all", filter_names, "which valid tasks enter the store"),

@@ -57,6 +57,7 @@ struct run_config {
         int64_t induction_candidates;
         int solver_rollouts;
         int solver_data;
+        int64_t old_tasks;
         int reference_sampling;
         int filter;
         int64_t seed_factor;

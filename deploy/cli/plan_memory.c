@@ -131,7 +131,8 @@ static void count_rollouts(struct plan *plan)
     bool reuse = config->azr.solver_rollouts == ROLLOUTS_REUSE;
     plan->proposals = kinds * config->azr.batch;
     // Every proposal counted as valid: estimates, and fresh answers where those train.
-    plan->answers = plan->proposals * (config->azr.samples + !reuse);
+    plan->answers = plan->proposals * (config->azr.samples + !reuse) +
+                    (reuse ? kinds * config->azr.old_tasks * config->azr.samples : 0);
 }
 
 // What the model decides of the configuration.

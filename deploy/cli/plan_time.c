@@ -422,6 +422,14 @@ static double arrange(struct rehearsal *rehearsal)
     return (double)differ / rehearsal->completion_count;
 }
 
+// The tasks of a kind that a step solves. Old ones are rehearsed as if they had been proposed, too:
+// a proposal costs little beside the answers to it.
+static int64_t tasks_of_step(const struct run_config *config)
+{
+    bool reuse = config->azr.solver_rollouts == ROLLOUTS_REUSE;
+    return config->azr.batch + (reuse ? config->azr.old_tasks : 0);
+}
+
 // What of a step is rehearsed: all, or as many prompts as keep it within TOKENS_MAX.
 static int choose_batch(const struct plan *plan)
 {
@@ -429,7 +437,7 @@ static int choose_batch(const struct plan *plan)
     double worst = (double)(plan->proposals * (config->azr.samples + 1)) *
                    (double)config->rollout.response_tokens_max;
     double share = worst > TOKENS_MAX ? TOKENS_MAX / worst : 1.0;
-    int batch = (int)((double)config->azr.batch * share);
+    int batch = (int)((double)tasks_of_step(config) * share);
     return batch > 0 ? batch : 1;
 }
 
@@ -527,7 +535,7 @@ static int calibrate(struct rehearsal *rehearsal, double resident, struct error 
     int count = 0;
     double distinct = 1.0;
     double start = now_s();
-    plan->time.share = (double)batch / (double)plan->config.azr.batch;
+    plan->time.share = (double)batch / (double)tasks_of_step(&plan->config);
     int code = render_step(rehearsal, batch, &proposed, err);
     while (code == 0 && count < ROUNDS && (count == 0 || now_s() - start < ROUND_S_MAX)) {
         code = run_round(rehearsal, &rounds[count], count, resident, &distinct, proposed, err);
