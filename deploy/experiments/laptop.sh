@@ -80,7 +80,7 @@ play() {
     name=$1 model=$2 count=$3
     shift 3
     [ ! -f "$out/eval/$name@$count.json" ] || return 0
-    how="$config model=$model steps=$count run_dir=$out/$name checkpoint.keep_every=50 $*"
+    how="$config model=$model steps=$count run_dir=$out/$name checkpoint.keep_every=100 $*"
     [ ! -f "$out/$name/tasks.db" ] || how="--resume $out/$name"
     # shellcheck disable=SC2086
     $bin/kelvin train $how >"$out/$name.log" 2>&1 || { tail -n 20 "$out/$name.log" >&2; exit 1; }
@@ -90,17 +90,18 @@ play() {
 
 models=1
 measure model1@0 $model1
-for seed in $seeds; do
-    play "model1-selfplay-$seed" $model1 "$steps" seed="$seed"
-done
-step=50
-while [ "$step" -lt "$steps" ]; do
-    measure "model1-selfplay-1@$step" "$out/model1-selfplay-1/checkpoints/step-$step"
-    step=$((step + 50))
-done
+play model1-selfplay-1 $model1 "$steps" seed=1
 play model1-generator $model1 "$steps" azr.proposals=generator
 play model1-shuffled $model1 "$steps" azr.shuffle_rewards=true
 play model1-untrained-proposer $model1 "$steps" azr.propose=false
+step=100
+while [ "$step" -lt "$steps" ]; do
+    measure "model1-selfplay-1@$step" "$out/model1-selfplay-1/checkpoints/step-$step"
+    step=$((step + 100))
+done
+for seed in $seeds; do
+    play "model1-selfplay-$seed" $model1 "$steps" seed="$seed"
+done
 if [ -z "$quick" ]; then
     play model1-solver-only $model1 "$steps" azr.warmup_solver_steps="$steps"
     for suite in arithmetic programs; do
