@@ -46,17 +46,17 @@ static void gather_blocks(struct moments *block, const struct response *response
     }
 }
 
-// One entry per task number; the caller frees them.
-static struct moments *gather_tasks(const struct response *responses, int32_t count,
-                                    enum whitening whitening)
+// One entry per baseline number; the caller frees them.
+static struct moments *gather_baselines(const struct response *responses, int32_t count,
+                                        enum whitening whitening)
 {
-    struct moments *task = calloc((size_t)count + 1, sizeof(*task));
-    CHECK(task != NULL);
+    struct moments *shared = calloc((size_t)count + 1, sizeof(*shared));
+    CHECK(shared != NULL);
     for (int32_t i = 0; i < count; i++) {
-        CHECK(responses[i].task >= 0 && responses[i].task < count);
-        add(&task[responses[i].task], &responses[i], weight_of(&responses[i], whitening));
+        CHECK(responses[i].baseline >= 0 && responses[i].baseline < count);
+        add(&shared[responses[i].baseline], &responses[i], weight_of(&responses[i], whitening));
     }
-    return task;
+    return shared;
 }
 
 // The scale of a block: 1/sqrt(unbiased variance + 1e-8), or 0 where there is no signal.
@@ -71,18 +71,17 @@ static double scale_of(const struct moments *moments)
 }
 
 void trr_advantage(float *advantage, const struct response *responses, int32_t count,
-                   enum whitening whitening, enum baseline baseline)
+                   enum whitening whitening)
 {
     struct moments block[BLOCKS] = {0};
     gather_blocks(block, responses, count, whitening);
-    struct moments *task =
-        baseline == BASELINE_TASK ? gather_tasks(responses, count, whitening) : NULL;
+    struct moments *shared = gather_baselines(responses, count, whitening);
     for (int32_t i = 0; i < count; i++) {
         const struct moments *own = &block[responses[i].block];
-        bool alone = task == NULL || task[responses[i].task].responses == 1;
-        const struct moments *base = alone ? own : &task[responses[i].task];
+        const struct moments *base = &shared[responses[i].baseline];
+        base = base->responses > 1 ? base : own;
         double centred = responses[i].reward - base->sum / base->weight;
         advantage[i] = (float)(centred * scale_of(own));
     }
-    free(task);
+    free(shared);
 }

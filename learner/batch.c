@@ -2,6 +2,7 @@
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
+#include "learner/baselines.h"
 #include "learner/generator.h"
 #include "learner/player.h"
 #include "learner/reward.h"
@@ -198,29 +199,26 @@ static void shuffle_rewards(struct batch *batch, uint64_t seed, uint64_t step)
     }
 }
 
-// Advantages of all rows; the rows of one group share a task number.
+// Advantages of all rows.
 static int compute_advantages(struct batch *batch, const struct run_config *config,
                               struct error *err)
 {
     size_t count = (size_t)batch->row_count + 1;
     CLEANUP(freep) struct response *responses = calloc(count, sizeof(*responses));
     CLEANUP(freep) float *advantages = calloc(count, sizeof(*advantages));
-    if (responses == NULL || advantages == NULL) {
+    CLEANUP(freep) int32_t *baselines = calloc(count, sizeof(*baselines));
+    if (responses == NULL || advantages == NULL || baselines == NULL) {
         return error_set(err, -ENOMEM, "batch: no memory for %d rows", batch->row_count);
     }
-    int32_t task = -1;
+    baselines_number(baselines, batch->rows, batch->row_count, config);
     for (int32_t i = 0; i < batch->row_count; i++) {
         const struct batch_row *row = &batch->rows[i];
-        bool same =
-            i > 0 && row->group == batch->rows[i - 1].group && row->role == batch->rows[i - 1].role;
-        task += !same;
         responses[i] = (struct response){.reward = row->reward,
                                          .tokens = (int32_t)row->play->rollout->n_tokens,
                                          .block = block_of(row->group->kind, row->role),
-                                         .task = task};
+                                         .baseline = baselines[i]};
     }
-    trr_advantage(advantages, responses, batch->row_count, (enum whitening)config->azr.whitening,
-                  (enum baseline)config->azr.baseline);
+    trr_advantage(advantages, responses, batch->row_count, (enum whitening)config->azr.whitening);
     for (int32_t i = 0; i < batch->row_count; i++) {
         batch->rows[i].advantage = advantages[i];
     }

@@ -9,7 +9,7 @@ static void test_token_weights(void **state)
     const struct response responses[] = {{.reward = 1.0, .tokens = 1},
                                          {.reward = -0.5, .tokens = 3}};
     float advantage[2];
-    trr_advantage(advantage, responses, 2, WHITEN_TOKEN, BASELINE_BLOCK);
+    trr_advantage(advantage, responses, 2, WHITEN_TOKEN);
     assert_float_equal(advantage[0], 1.5, 1e-6);
     assert_float_equal(advantage[1], -0.5, 1e-6);
 }
@@ -21,7 +21,7 @@ static void test_sequence_weights(void **state)
     const struct response responses[] = {{.reward = 1.0, .tokens = 1},
                                          {.reward = -0.5, .tokens = 300}};
     float advantage[2];
-    trr_advantage(advantage, responses, 2, WHITEN_SEQUENCE, BASELINE_BLOCK);
+    trr_advantage(advantage, responses, 2, WHITEN_SEQUENCE);
     assert_float_equal(advantage[0], 0.70710678, 1e-6);
     assert_float_equal(advantage[1], -0.70710678, 1e-6);
 }
@@ -31,12 +31,14 @@ static void test_blocks_are_apart(void **state)
 {
     (void)state;
     const struct response responses[] = {
-        {.reward = 0.3, .tokens = 5, .block = 0},  {.reward = 1.0, .tokens = 1, .block = 3},
-        {.reward = 0.3, .tokens = 7, .block = 0},  {.reward = -0.5, .tokens = 3, .block = 3},
-        {.reward = -1.0, .tokens = 9, .block = 7},
+        {.reward = 0.3, .tokens = 5, .block = 0, .baseline = 0},
+        {.reward = 1.0, .tokens = 1, .block = 3, .baseline = 1},
+        {.reward = 0.3, .tokens = 7, .block = 0, .baseline = 2},
+        {.reward = -0.5, .tokens = 3, .block = 3, .baseline = 3},
+        {.reward = -1.0, .tokens = 9, .block = 7, .baseline = 4},
     };
     float advantage[5];
-    trr_advantage(advantage, responses, 5, WHITEN_TOKEN, BASELINE_BLOCK);
+    trr_advantage(advantage, responses, 5, WHITEN_TOKEN);
     assert_float_equal(advantage[0], 0.0, 0.0);
     assert_float_equal(advantage[2], 0.0, 0.0);
     assert_float_equal(advantage[4], 0.0, 0.0);
@@ -49,13 +51,13 @@ static void test_task_baseline(void **state)
 {
     (void)state;
     const struct response responses[] = {
-        {.reward = 1.0, .tokens = 1, .task = 0},
-        {.reward = 0.0, .tokens = 1, .task = 0},
-        {.reward = 1.0, .tokens = 1, .task = 1},
-        {.reward = 1.0, .tokens = 1, .task = 1},
+        {.reward = 1.0, .tokens = 1, .baseline = 0},
+        {.reward = 0.0, .tokens = 1, .baseline = 0},
+        {.reward = 1.0, .tokens = 1, .baseline = 1},
+        {.reward = 1.0, .tokens = 1, .baseline = 1},
     };
     float advantage[4];
-    trr_advantage(advantage, responses, 4, WHITEN_SEQUENCE, BASELINE_TASK);
+    trr_advantage(advantage, responses, 4, WHITEN_SEQUENCE);
     assert_float_equal(advantage[0], 1.0, 1e-6); // 0.5 / sqrt(0.25)
     assert_float_equal(advantage[1], -1.0, 1e-6);
     assert_float_equal(advantage[2], 0.0, 1e-6);
@@ -66,10 +68,10 @@ static void test_task_baseline(void **state)
 static void test_alone_in_its_task(void **state)
 {
     (void)state;
-    const struct response responses[] = {{.reward = 1.0, .tokens = 5, .task = 0},
-                                         {.reward = 0.0, .tokens = 5, .task = 1}};
+    const struct response responses[] = {{.reward = 1.0, .tokens = 5, .baseline = 0},
+                                         {.reward = 0.0, .tokens = 5, .baseline = 1}};
     float advantage[2];
-    trr_advantage(advantage, responses, 2, WHITEN_SEQUENCE, BASELINE_TASK);
+    trr_advantage(advantage, responses, 2, WHITEN_SEQUENCE);
     assert_float_equal(advantage[0], 0.70710678, 1e-6); // 0.5 / sqrt(0.5)
     assert_float_equal(advantage[1], -0.70710678, 1e-6);
 }
@@ -81,7 +83,7 @@ static void test_shortest_block(void **state)
     const struct response responses[] = {{.reward = 1.0, .tokens = 1},
                                          {.reward = -1.0, .tokens = 1}};
     float advantage[2];
-    trr_advantage(advantage, responses, 2, WHITEN_TOKEN, BASELINE_BLOCK);
+    trr_advantage(advantage, responses, 2, WHITEN_TOKEN);
     assert_float_equal(advantage[0], 0.70710678, 1e-6);
     assert_float_equal(advantage[1], -0.70710678, 1e-6);
 }

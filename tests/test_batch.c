@@ -3,6 +3,7 @@
 #include "common/wire/message.h"
 #include "learner/batch.h"
 #include "learner/generator.h"
+#include "learner/seeds.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -257,6 +258,38 @@ static void test_withheld_answers(void **state)
     batch_destroy(batch);
 }
 
+// azr.proposer_baseline: input_type: a valid proposal is held against those with inputs of its
+// type, whatever others earn; an invalid one against the block.
+static void test_baseline_by_input_type(void **state)
+{
+    struct scene *scene = *state;
+    static const struct {
+        const char *input;
+        double accuracy;
+    } cases[] = {{"3", 0.25},  {"-4", 0.75},  {"[1, 2]", 0.5},
+                 {"[3]", 0.5}, {"'ab'", 0.5}, {"", 0.0}};
+    for (int32_t i = 0; i < 6; i++) {
+        struct group *group = add_proposal(scene, i, cases[i].accuracy);
+        group->valid = cases[i].input[0] != '\0';
+        if (group->valid) {
+            const char *inputs[] = {cases[i].input};
+            group->task = task_create(KIND_DEDUCTION, "def f(a):\n return a", inputs, NULL, 1, "");
+        } else {
+            group->proposal.verdict->outcome = KELVIN__OUTCOME__RAISED;
+        }
+    }
+    scene->config.azr.proposer_baseline = PROPOSER_INPUT_TYPE;
+    struct batch *batch = build(scene, "cpu-f32");
+    const struct batch_row *rows = batch->rows;
+    assert_float_equal(rows[0].advantage, -rows[1].advantage, 1e-6);
+    assert_true(rows[0].advantage > 0.0F);
+    assert_float_equal(rows[2].advantage, 0.0, 0.0); // both lists earned the same
+    assert_float_equal(rows[3].advantage, 0.0, 0.0);
+    assert_true(rows[4].advantage > 0.0F); // the only string: 0.5, and the block's mean is 0.25
+    assert_true(rows[5].advantage < 0.0F);
+    batch_destroy(batch);
+}
+
 static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a;
@@ -316,6 +349,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_proposer_weight, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shuffled_rewards, setup, teardown),
         cmocka_unit_test_setup_teardown(test_withheld_answers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_baseline_by_input_type, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

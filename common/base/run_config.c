@@ -21,6 +21,7 @@ static const char *const references_names[] = {"uniform", "recent", NULL};
 static const char *const filter_names[] = {"all", "not_always_solved", "sometimes_solved", NULL};
 static const char *const whitening_names[] = {"token", "sequence", NULL};
 static const char *const baseline_names[] = {"block", "task", NULL};
+static const char *const proposer_baseline_names[] = {"block", "input_type", NULL};
 static const char *const aggregate_names[] = {"block", "token", NULL};
 static const char *const score_names[] = {"binary", "fraction", "any", NULL};
 static const char *const combine_names[] = {"sum", "product", "sum_product", "product_sum", NULL};
@@ -96,6 +97,10 @@ static const struct option rows[] = {
            "TRR++ weighs a response by its tokens or once"),
     CHOICE("azr.baseline", azr.baseline, "block", baseline_names,
            "mean over the block, or over a task's n rollouts"),
+    CHOICE(
+        "azr.proposer_baseline", azr.proposer_baseline, "block", proposer_baseline_names,
+        "of a valid proposal: mean over the block, or over its valid proposals with inputs of the "
+        "same type, so that no type is favoured"),
     CHOICE("azr.aggregate", azr.aggregate, "block", aggregate_names,
            "every block weighs the same, or every token"),
     CHOICE("azr.reward", azr.reward, "learnability_and_accuracy", reward_names,

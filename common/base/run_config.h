@@ -9,6 +9,7 @@ enum backend_choice { BACKEND_AUTO, BACKEND_REWIND, BACKEND_ZYGOTE };
 enum isolation { ISOLATION_STRICT, ISOLATION_NAMESPACES, ISOLATION_PROCESS };
 enum learnability { LEARNABILITY_COMPLEMENT, LEARNABILITY_VARIANCE };
 enum proposal_source { PROPOSALS_MODEL, PROPOSALS_GENERATOR };
+enum proposer_baseline { PROPOSER_BLOCK, PROPOSER_INPUT_TYPE };
 enum solver_rollouts { ROLLOUTS_FRESH, ROLLOUTS_REUSE };
 enum solver_data { DATA_MAX_NEW, DATA_HALF_NEW, DATA_UNIFORM, DATA_RECENT };
 enum reference_sampling { REFERENCES_UNIFORM, REFERENCES_RECENT };
@@ -72,6 +73,7 @@ struct run_config {
         int64_t warmup_solver_steps;
         int whitening;
         int baseline;
+        int proposer_baseline;
         int aggregate;
         double zero_learnability_reward;
         double invalid_reward;
