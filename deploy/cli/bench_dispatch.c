@@ -16,6 +16,7 @@
 #include "learner/task_index.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,7 +157,11 @@ struct plane {
     bool failed;           // the actor sent nothing
     double seconds;        // of options
     double lags[LAGS_MAX]; // ms
+    double own[LAGS_MAX];  // of these, without the wait for a processor
     int lag_count;
+    int schedstat;     // of the loop's thread; -1: the host does not say
+    uint64_t wait_ns;  // for a processor, when the timer last called
+    uint64_t waits_ns; // in the measured time
 };
 
 static void on_rollout(void *context, uint64_t tag, const Kelvin__Rollout *rollout);
@@ -227,20 +232,37 @@ static void wait_for_work(struct plane *plane, uint64_t now)
     }
 }
 
+// How long the loop's thread has been ready to run while others ran: on a busy host that is most of
+// the lag, and no doing of the loop.
+static uint64_t waited_ns(const struct plane *plane)
+{
+    char text[96] = "";
+    unsigned long long ran = 0;
+    unsigned long long waited = 0;
+    ssize_t size = pread(plane->schedstat, text, sizeof(text) - 1, 0);
+    bool read = size > 0 && sscanf(text, "%llu %llu", &ran, &waited) == 2; // NOLINT(cert-err34-c)
+    return read ? waited : 0;
+}
+
 // How much later than due the timer is: so long would any other event have waited.
 static void on_tick(uv_timer_t *timer)
 {
     struct plane *plane = timer->data;
     uint64_t now = clock_ns();
     double lag = (double)(now - plane->tick_ns) / 1e6 - LAG_MS;
+    uint64_t waited = waited_ns(plane);
+    double wait = (double)(waited - plane->wait_ns) / 1e6;
     plane->tick_ns = now;
+    plane->wait_ns = waited;
     if (plane->from_ns == 0 || now < plane->from_ns) {
         wait_for_work(plane, now);
         return;
     }
     if (plane->lag_count < LAGS_MAX) {
+        plane->own[plane->lag_count] = lag > wait ? lag - wait : 0.0;
         plane->lags[plane->lag_count++] = lag > 0.0 ? lag : 0.0;
     }
+    plane->waits_ns += (uint64_t)(wait * 1e6);
     if (now >= plane->to_ns) {
         plane->seconds = (double)(now - plane->from_ns) / 1e9;
         plane->cpu = cpu_seconds() - plane->from_cpu;
@@ -255,25 +277,31 @@ static int by_size(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-static double lag_at(const struct plane *plane, double share)
+// What of `lags` [count] is not exceeded by this share of them; they are in order.
+static double lag_at(const double *lags, int count, double share)
 {
-    int at = (int)(share * (double)(plane->lag_count - 1));
-    return plane->lag_count > 0 ? plane->lags[at] : 0.0;
+    int at = (int)(share * (double)(count - 1));
+    return count > 0 ? lags[at] : 0.0;
 }
 
 static void print_result(struct plane *plane, const struct options *options)
 {
     double rollouts = (double)(plane->received - plane->from_received);
     double bytes = rollouts * (double)plane->bytes;
-    qsort(plane->lags, (size_t)plane->lag_count, sizeof(double), by_size);
+    int count = plane->lag_count;
+    qsort(plane->lags, (size_t)count, sizeof(double), by_size);
+    qsort(plane->own, (size_t)count, sizeof(double), by_size);
     (void)printf("{\"bench\": \"dispatch\", \"tokens\": %lld, \"seconds\": %.3f, "
                  "\"rollouts_per_s\": %.0f, \"megabytes_per_s\": %.1f, "
                  "\"rollouts_per_cpu_s\": %.0f, "
                  "\"loop_lag_ms_p50\": %.3f, \"loop_lag_ms_p99\": %.3f, "
-                 "\"loop_lag_ms_max\": %.3f}\n",
+                 "\"loop_lag_ms_max\": %.3f, \"own_lag_ms_p99\": %.3f, "
+                 "\"wait_share\": %.3f}\n",
                  (long long)options->tokens, plane->seconds, rollouts / plane->seconds,
-                 bytes / plane->seconds / 1e6, rollouts / plane->cpu, lag_at(plane, 0.5),
-                 lag_at(plane, 0.99), lag_at(plane, 1.0));
+                 bytes / plane->seconds / 1e6, rollouts / plane->cpu,
+                 lag_at(plane->lags, count, 0.5), lag_at(plane->lags, count, 0.99),
+                 lag_at(plane->lags, count, 1.0), lag_at(plane->own, count, 0.99),
+                 (double)plane->waits_ns / 1e9 / plane->seconds);
 }
 
 static void on_stop(void *context, int signal)
@@ -306,6 +334,7 @@ static int run_plane(struct plane *plane, const char *endpoint, struct error *er
         loop_stop(plane->loop);
         return code;
     }
+    plane->schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
     CHECK(uv_timer_init(loop_uv(plane->loop), &plane->ticks) == 0);
     plane->ticks.data = plane;
     plane->began_ns = clock_ns();
@@ -314,6 +343,9 @@ static int run_plane(struct plane *plane, const char *endpoint, struct error *er
         ask(plane, tag);
     }
     loop_run(plane->loop);
+    if (plane->schedstat >= 0) {
+        (void)close(plane->schedstat);
+    }
     return plane->failed ? error_set(err, -ETIMEDOUT, "the actor process sent nothing within %d s",
                                      CONNECT_MS / 1000)
                          : 0;
@@ -360,7 +392,8 @@ static void print_help(void)
         "Measures the control plane of the learner's rank 0: leases prompts of 8 samples to\n"
         "one actor process, which answers at once, and unpacks, acknowledges, keeps and\n"
         "indexes what comes back, on one thread. Prints one JSON object: rollouts a second,\n"
-        "and by how many milliseconds the loop is late.\n\n"
+        "and by how many milliseconds the loop is late (loop_lag); own_lag leaves out what it\n"
+        "waited for a processor that others used, wait_share is how much of the time that was.\n\n"
         "  --tokens N    tokens of a rollout, each with its log-probability (512)\n"
         "  --seconds S   how long to measure (5)");
 }
