@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEAD_ROWS = 16 }; // rows whose logits are computed at once
+enum { HEAD_ROWS = 48 }; // rows whose logits are computed at once
 
 struct kv_memory {
     float *pages;

@@ -15,9 +15,12 @@ enum { ROWS = 3, NARROW_ROWS = 1 };
 #endif
 
 enum {
-    ROW_BLOCK = 20 * ROWS, // rows of A in one block
-    DEPTH = 256,           // of K in one pass
-    COPY_ROWS = 4 * ROWS,  // rows that make it worth to copy a piece of B or A that is not packed
+    ROW_BLOCK = 40 * ROWS,    // rows of A in one block
+    DEPTH = 256,              // of K in one pass
+    COPY_ROWS = 4 * ROWS,     // rows that make it worth to copy a piece of B that is not packed
+    COPY_COLUMNS = 4 * PANEL, // likewise, more columns than these and A
+    COPY_AHEAD = 4,           // rows that are asked for ahead of a copy
+    TILE_GAP = 32,            // floats
 };
 
 struct tile {
@@ -70,6 +73,7 @@ _Static_assert(ROWS <= (int)(sizeof(place_of) / sizeof(*place_of)), "every row h
 enum form {
     FORM_ALONG,  // a_col is 1
     FORM_PACKED, // a_packed
+    FORM_DOWN,   // a_row is 1
     FORM_ANY,
 };
 
@@ -88,8 +92,9 @@ struct cursor {
 
 VEC_INLINE const float *row_at(const struct cursor *at, const int row, const enum form form)
 {
-    return form == FORM_PACKED ? at->a[0] + row
-                               : at->a[place_of[row].base] + place_of[row].strides * at->stride;
+    return form == FORM_PACKED || form == FORM_DOWN
+               ? at->a[0] + row
+               : at->a[place_of[row].base] + place_of[row].strides * at->stride;
 }
 
 // tile_step adds the products of the k that lies `step` behind the cursor.
@@ -114,7 +119,7 @@ VEC_INLINE void advance(struct cursor *at, const struct tile *t, const int rows,
                         const enum form form, const int steps)
 {
     const int64_t a_step = form == FORM_ALONG ? 1 : form == FORM_PACKED ? rows : t->a_col;
-    const int64_t b_step = form == FORM_ANY ? t->b_row : PANEL;
+    const int64_t b_step = form == FORM_ALONG || form == FORM_PACKED ? PANEL : t->b_row;
 #pragma GCC unroll 4
     for (int i = 0; i < BASES; i++) {
         at->a[i] += steps * a_step;
@@ -164,7 +169,8 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
         OPAQUE(at.a[i]);
     }
     int64_t k = 0;
-    for (; form != FORM_ANY && k + STEPS <= t->K; k += STEPS) {
+    const bool in_steps = form == FORM_ALONG || form == FORM_PACKED;
+    for (; in_steps && k + STEPS <= t->K; k += STEPS) {
         OPAQUE(at.stride);
 #pragma GCC unroll 4
         for (int step = 0; step < STEPS; step++) {
@@ -189,12 +195,14 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
     case case_:                                                                                    \
         if (width < (columns)) {                                                                   \
             tile_run(t, rows, vecs, FORM_ANY, false, width);                                       \
-        } else if (t->b_row != PANEL || (t->a_col != 1 && !t->a_packed)) {                         \
-            tile_run(t, rows, vecs, FORM_ANY, true, columns);                                      \
-        } else if (t->a_packed) {                                                                  \
+        } else if (t->a_packed && t->b_row == PANEL) {                                             \
             tile_run(t, rows, vecs, FORM_PACKED, true, columns);                                   \
-        } else {                                                                                   \
+        } else if (t->a_row == 1) {                                                                \
+            tile_run(t, rows, vecs, FORM_DOWN, true, columns);                                     \
+        } else if (t->a_col == 1 && t->b_row == PANEL) {                                           \
             tile_run(t, rows, vecs, FORM_ALONG, true, columns);                                    \
+        } else {                                                                                   \
+            tile_run(t, rows, vecs, FORM_ANY, true, columns);                                      \
         }                                                                                          \
         break
 #define WIDE_CASE(rows) TILE_CASE(rows, rows, 2, 2 * PANEL)
@@ -234,75 +242,72 @@ static void tile_rows(const struct tile *t, int rows, int width, bool wide)
 }
 
 // Rows are dealt out to tiles evenly, so that no tile is left with too few to keep the multiply-add
-// units busy.
-static int64_t tile_count(int64_t rows)
+// units busy: `size` to each, and one more to those from `larger` on.
+struct split {
+    int64_t tiles, size, larger;
+};
+
+static struct split split_rows(int64_t rows)
 {
-    return (rows + ROWS - 1) / ROWS;
+    const int64_t tiles = (rows + ROWS - 1) / ROWS;
+    return (struct split){.tiles = tiles, .size = rows / tiles, .larger = tiles - rows % tiles};
 }
 
-static int64_t rows_of_tile(int64_t rows, int64_t tile)
+static int64_t rows_of_tile(const struct split *split, int64_t tile)
 {
-    return (rows + tile) / tile_count(rows);
+    return split->size + (tile >= split->larger);
+}
+
+// tile_floats is what a packed tile takes: tiles do not begin at one place of the cache.
+static int64_t tile_floats(int64_t count, int64_t depth)
+{
+    return count * depth + TILE_GAP;
 }
 
 // columns_run sweeps the rows over `width` columns.
-static void columns_run(struct tile t, int64_t rows, int width, bool wide)
+static void columns_run(struct tile t, const struct split *split, int width, bool wide)
 {
-    for (int64_t i = 0; i < tile_count(rows); i++) {
-        const int64_t count = rows_of_tile(rows, i);
+    for (int64_t i = 0; i < split->tiles; i++) {
+        const int64_t count = rows_of_tile(split, i);
         t.a_col = t.a_packed ? count : t.a_col;
         tile_rows(&t, (int)count, width, wide);
         t.c += count * t.ldc;
-        t.a += count * (t.a_packed ? t.K : t.a_row);
+        t.a += t.a_packed ? tile_floats(count, t.K) : count * t.a_row;
         t.ahead += t.K * t.ahead_step;
         t.ahead_right += t.K * t.ahead_step;
     }
 }
 
 // panels_run computes two panels, or what exists of them.
-static void panels_run(struct tile t, int64_t rows, int width)
+static void panels_run(struct tile t, const struct split *split, int width)
 {
-    if (rows <= NARROW_ROWS || ROWS <= NARROW_ROWS) {
-        columns_run(t, rows, width, true);
+    if (ROWS <= NARROW_ROWS || (split->tiles == 1 && rows_of_tile(split, 0) <= NARROW_ROWS)) {
+        columns_run(t, split, width, true);
         return;
     }
-    columns_run(t, rows, width < PANEL ? width : PANEL, false);
+    columns_run(t, split, width < PANEL ? width : PANEL, false);
     if (width > PANEL) {
         t.c += PANEL;
         t.b = t.b_right;
         t.ahead = t.ahead_right;
-        columns_run(t, rows, width - PANEL, false);
-    }
-}
-
-enum { COPY = ROWS <= VEC / 2 ? VEC / 2 : VEC }; // floats that hold a tile's rows
-
-// copy_tile packs `count` columns of `depth` rows. Up to COPY columns are moved at once where the
-// block has them (`whole`); what that brings too much is written over.
-static void copy_tile(float *copy, const float *a, int64_t a_col, int64_t count, int64_t depth,
-                      bool whole)
-{
-    for (int64_t k = 0; k < depth; k++, copy += count, a += a_col) {
-        if (whole) {
-            memcpy(copy, a, COPY * sizeof(float));
-            continue;
-        }
-        for (int64_t r = 0; r < count; r++) {
-            copy[r] = a[r];
-        }
+        columns_run(t, split, width - PANEL, false);
     }
 }
 
 // copy_a packs a block whose columns are contiguous: tile after tile, in each k after k.
-static void copy_a(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
+static void copy_a(float *copy, const float *a, int64_t a_col, const struct split *split,
+                   int64_t depth)
 {
-    int64_t left = rows;
-    for (int64_t i = 0; i < tile_count(rows); i++) {
-        const int64_t count = rows_of_tile(rows, i);
-        copy_tile(copy, a, a_col, count, depth, left >= 2L * COPY);
-        copy += depth * count;
-        a += count;
-        left -= count;
+    for (int64_t k = 0; k < depth; k++, a += a_col) {
+        const float *from = a;
+        float *tile = copy;
+        for (int64_t i = 0; i < split->tiles; i++) {
+            const int64_t count = rows_of_tile(split, i);
+            __builtin_prefetch(from + COPY_AHEAD * a_col);
+            v_store_n(tile + k * count, v_load_n(from, (int)count), (int)count);
+            tile += tile_floats(count, depth);
+            from += count;
+        }
     }
 }
 
@@ -318,16 +323,18 @@ static void copy_b(float *copy, const float *b, int64_t b_row, int64_t depth, in
 // block_run computes a block of rows in one pass of K; `b` begins at the pass's first row.
 static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
 {
-    float a_copy[(size_t)ROW_BLOCK * DEPTH], b_copy[2][(size_t)DEPTH * PANEL];
-    t.a_packed = t.a_row == 1 && t.a_col != 1 && N > 2L * PANEL;
+    float a_copy[(size_t)ROW_BLOCK * DEPTH + (size_t)ROW_BLOCK / ROWS * TILE_GAP],
+        b_copy[2][(size_t)DEPTH * PANEL];
+    const struct split split = split_rows(rows);
+    t.a_packed = t.a_row == 1 && t.a_col != 1 && N > COPY_COLUMNS;
     if (t.a_packed) {
-        copy_a(a_copy, t.a, t.a_col, rows, t.K);
+        copy_a(a_copy, t.a, t.a_col, &split, t.K);
         t.a = a_copy;
     }
     const bool copied = b.row_stride != PANEL && rows >= COPY_ROWS;
     float *c = t.c;
     t.b_row = copied ? PANEL : b.row_stride;
-    t.ahead_step = (PANEL + tile_count(rows) - 1) / tile_count(rows);
+    t.ahead_step = (PANEL + split.tiles - 1) / split.tiles;
     for (int64_t n = 0; n < N; n += 2L * PANEL) {
         const float *panel = b.data + n / PANEL * b.panel_stride;
         const int width = N - n < 2L * PANEL ? (int)(N - n) : 2 * PANEL;
@@ -342,7 +349,7 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
             t.b_right = b_copy[1];
         }
         t.c = c + n;
-        panels_run(t, rows, width);
+        panels_run(t, &split, width);
     }
 }
 
