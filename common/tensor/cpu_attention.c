@@ -4,35 +4,69 @@
 
 _Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
 
+enum { ROWS_AT_ONCE = VEC }; // their rescaling factors fit a vector
+
 static void rescale(float *out, float factor, int64_t D)
 {
-    if (factor != 1.0f) { // x * 1 is x: skipping it changes no bit
-        cpu_scale(out, factor, D);
+    if (factor == 1.0f) { // x * 1 is x: skipping it changes no bit
+        return;
+    }
+    for (int64_t d = 0; d < D; d += VEC) {
+        const int count = D - d < VEC ? (int)(D - d) : VEC;
+        v_store_n(out + d, v_mul(v_load_n(out + d, count), v_set(factor)), count);
+    }
+}
+
+// mask_rows hides the keys that a row does not see and returns the rows' new maxima; rows that see
+// none keep theirs.
+static v16 mask_rows(float *score, const float *max, const int32_t *valid, int rows)
+{
+    const v16 lowest = v_set(-INFINITY);
+    float top[ROWS_AT_ONCE] = {0};
+    for (int r = 0; r < rows; r++, score += ATTENTION_BLOCK) {
+        v16 a = v_load(score), b = v_load(score + VEC);
+        if (valid[r] < ATTENTION_BLOCK) {
+            a = v_select(lanes_below(valid[r]), a, lowest);
+            b = v_select(lanes_below(valid[r] - VEC), b, lowest);
+            v_store(score, a);
+            v_store(score + VEC, b);
+        }
+        const float most = v_max_lane(v_max(a, b));
+        top[r] = most > max[r] ? most : max[r];
+    }
+    return v_load(top);
+}
+
+static void softmax_rows(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
+                         const int32_t *valid, int rows)
+{
+    const v16 tops = mask_rows(score, max, valid, rows);
+    float top[ROWS_AT_ONCE], factor[ROWS_AT_ONCE];
+    v_store(top, tops);
+    v_store(factor, v_exp(v_sub(v_load_n(max, rows), tops)));
+    for (int r = 0; r < rows; r++, score += ATTENTION_BLOCK, out += ld) {
+        if (valid[r] == 0) {
+            v_store(score, v_set(0.0f));
+            v_store(score + VEC, v_set(0.0f));
+            continue;
+        }
+        const v16 a = v_exp(v_sub(v_load(score), v_set(top[r]))); // e^-inf is 0: the hidden keys
+        const v16 b = v_exp(v_sub(v_load(score + VEC), v_set(top[r])));
+        sum[r] = fmaf(sum[r], factor[r], v_sum(v_add(a, b)));
+        max[r] = top[r];
+        rescale(out, factor[r], D);
+        v_store(score, a);
+        v_store(score + VEC, b);
     }
 }
 
 void cpu_softmax_block(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
                        const int32_t *valid, int64_t rows)
 {
-    const v16 lowest = v_set(-INFINITY);
-    for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, out += ld) {
-        if (valid[r] == 0) {
-            v_store(score, v_set(0.0f));
-            v_store(score + VEC, v_set(0.0f));
-            continue;
-        }
-        v16 a = v_select(lanes_below(valid[r]), v_load(score), lowest);
-        v16 b = v_select(lanes_below(valid[r] - VEC), v_load(score + VEC), lowest);
-        float top = v_max_lane(v_max(a, b));
-        top = top > max[r] ? top : max[r];
-        a = v_exp(v_sub(a, v_set(top))); // e^-inf is 0: the masked keys
-        b = v_exp(v_sub(b, v_set(top)));
-        float factor = exp_one(max[r] - top);
-        sum[r] = fmaf(sum[r], factor, v_sum(v_add(a, b)));
-        max[r] = top;
-        rescale(out, factor, D);
-        v_store(score, a);
-        v_store(score + VEC, b);
+    for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
+        const int count = rows - r < ROWS_AT_ONCE ? (int)(rows - r) : ROWS_AT_ONCE;
+        softmax_rows(score + r * ATTENTION_BLOCK, max + r, sum + r, out + r * ld, ld, D, valid + r,
+                     count);
     }
 }
 

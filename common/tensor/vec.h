@@ -237,16 +237,23 @@ VEC_INLINE float v_sum(v16 v)
     return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
 }
 
+typedef int32_t quad_i __attribute__((vector_size(16)));
+
+VEC_INLINE quad quad_max(quad a, quad b)
+{
+    const quad_i mask = a > b;
+    return (quad)(((quad_i)a & mask) | ((quad_i)b & ~mask));
+}
+
+// v_max_lane is the largest lane, found in the same tree.
 VEC_INLINE float v_max_lane(v16 v)
 {
     quad q[4];
     memcpy(q, &v, sizeof(v));
-    float top = q[0][0];
-    for (int i = 1; i < VEC; i++) {
-        float lane = q[i / 4][i % 4];
-        top = top > lane ? top : lane;
-    }
-    return top;
+    q[0] = quad_max(quad_max(q[0], q[2]), quad_max(q[1], q[3]));
+    const float even = q[0][0] > q[0][2] ? q[0][0] : q[0][2];
+    const float odd = q[0][1] > q[0][3] ? q[0][1] : q[0][3];
+    return even > odd ? even : odd;
 }
 
 // v_exp is e^x within 2 ulp on [-87, 88]; below it is 0, above it is clamped. Cody-Waite reduction
