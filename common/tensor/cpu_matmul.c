@@ -77,7 +77,7 @@ enum form {
     FORM_ANY,
 };
 
-enum { STEPS = 4 };
+enum { STEPS = 2 };
 
 // struct cursor is where a tile's operands are read next.
 struct cursor {

@@ -1,0 +1,184 @@
+// Every instruction set's product agrees with oneDNN's within the rounding of f32, for matrices of
+// any size and every way in which they lie in memory; a row has the same bits whatever rows it is
+// computed with, and all instruction sets have the bits of the portable one.
+#include "tests/support.h"
+
+#include "common/base/rng.h"
+#include "common/tensor/kernels.h"
+
+#include <dnnl.h>
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CASES = 250, SIDE_MAX = 700, PRODUCT_MAX = 1 << 22 };
+
+static const float untouched = 12345.0f;
+
+// struct product is one case: c [M, N] (+)= a [M, K] · b [K, N].
+struct product {
+    int64_t M, N, K, ldc;
+    bool a_across, b_packed, accumulate; // a_across: a lies as [K, M]
+    float *a, *b, *packed;               // b is [K, N], packed from its transpose
+    float *before, *c, *portable, *oracle;
+    double *bound; // [M, N] how far f32 may be off
+};
+
+static float *random_floats(struct rng *rng, int64_t count)
+{
+    float *floats = test_malloc((size_t)count * sizeof(*floats));
+    for (int64_t i = 0; i < count; i++) {
+        floats[i] = (float)(rng_uniform(rng) - 0.5);
+    }
+    return floats;
+}
+
+// Small sizes are as frequent as large ones.
+static int64_t random_size(struct rng *rng)
+{
+    int64_t size = 0;
+    do {
+        size = (int64_t)rng_below(rng, SIDE_MAX >> rng_below(rng, 8)) + 1;
+    } while (size > SIDE_MAX);
+    return size;
+}
+
+static float a_at(const struct product *p, int64_t m, int64_t k)
+{
+    return p->a_across ? p->a[k * p->M + m] : p->a[m * p->K + k];
+}
+
+static void product_init(struct product *p, struct rng *rng)
+{
+    *p = (struct product){0};
+    do {
+        p->M = random_size(rng);
+        p->N = random_size(rng);
+        p->K = random_size(rng);
+    } while (p->M * p->N * p->K > PRODUCT_MAX);
+    p->ldc = p->N + (int64_t)rng_below(rng, 3);
+    p->a_across = rng_below(rng, 2) == 1;
+    p->b_packed = rng_below(rng, 2) == 1;
+    p->accumulate = rng_below(rng, 2) == 1;
+    p->a = random_floats(rng, p->M * p->K);
+    p->b = random_floats(rng, p->K * p->N);
+    p->before = random_floats(rng, p->M * p->ldc);
+    p->c = random_floats(rng, p->M * p->ldc);
+    p->portable = random_floats(rng, p->M * p->ldc);
+    p->oracle = random_floats(rng, p->M * p->ldc);
+    p->packed = random_floats(rng, packed_count(p->N, p->K));
+    p->bound = test_malloc((size_t)(p->M * p->N) * sizeof(*p->bound));
+    for (int64_t m = 0; m < p->M; m++) {
+        for (int64_t n = p->N; n < p->ldc; n++) {
+            p->before[m * p->ldc + n] = untouched;
+        }
+    }
+    float *transposed = random_floats(rng, p->N * p->K);
+    for (int64_t k = 0; k < p->K; k++) {
+        for (int64_t n = 0; n < p->N; n++) {
+            transposed[n * p->K + k] = p->b[k * p->N + n];
+        }
+    }
+    pack_transposed(p->packed, transposed, p->N, p->K);
+    test_free(transposed);
+}
+
+static void product_finish(struct product *p)
+{
+    float *const arrays[] = {p->a, p->b, p->packed, p->before, p->c, p->portable, p->oracle};
+    for (size_t i = 0; i < sizeof(arrays) / sizeof(*arrays); i++) {
+        test_free(arrays[i]);
+    }
+    test_free(p->bound);
+}
+
+// run computes rows [from, from + rows) of the product into c, which begins at row `from`.
+static void run(const struct kernels *kernels, const struct product *p, float *c, int64_t from,
+                int64_t rows)
+{
+    const struct operand b =
+        p->b_packed ? operand_packed(p->packed, p->K) : operand_row_major(p->b, p->N);
+    memcpy(c, p->before + from * p->ldc, (size_t)(rows * p->ldc) * sizeof(float));
+    kernels->product(c, p->ldc, p->a + (p->a_across ? from : from * p->K), p->a_across ? 1 : p->K,
+                     p->a_across ? p->M : 1, b, rows, p->N, p->K, p->accumulate);
+}
+
+// Both sides add K products in some order; each addition errs by half a unit in the last place of
+// what has been added so far at most.
+static void run_oracle(struct product *p)
+{
+    memcpy(p->oracle, p->before, (size_t)(p->M * p->ldc) * sizeof(float));
+    assert_int_equal(dnnl_sgemm(p->a_across ? 'T' : 'N', 'N', p->M, p->N, p->K, 1.0f, p->a,
+                                p->a_across ? p->M : p->K, p->b, p->N, p->accumulate ? 1.0f : 0.0f,
+                                p->oracle, p->ldc),
+                     dnnl_success);
+    for (int64_t m = 0; m < p->M; m++) {
+        for (int64_t n = 0; n < p->N; n++) {
+            double size = p->accumulate ? fabs((double)p->before[m * p->ldc + n]) : 0.0;
+            for (int64_t k = 0; k < p->K; k++) {
+                size += fabs((double)a_at(p, m, k) * (double)p->b[k * p->N + n]);
+            }
+            p->bound[m * p->N + n] = (double)(p->K + 1) * FLT_EPSILON * size;
+        }
+    }
+}
+
+static void check_oracle(const struct product *p)
+{
+    for (int64_t m = 0; m < p->M; m++) {
+        for (int64_t n = 0; n < p->ldc; n++) {
+            const float got = p->c[m * p->ldc + n];
+            if (n >= p->N) {
+                assert_true(got == untouched);
+                continue;
+            }
+            const double off = fabs((double)got - (double)p->oracle[m * p->ldc + n]);
+            if (off > p->bound[m * p->N + n]) {
+                fail_msg("%lld x %lld x %lld: row %lld, column %lld is off by %g", (long long)p->M,
+                         (long long)p->N, (long long)p->K, (long long)m, (long long)n, off);
+            }
+        }
+    }
+}
+
+// check_rows computes some of the rows by themselves.
+static void check_rows(const struct kernels *kernels, const struct product *p, struct rng *rng)
+{
+    const int64_t from = (int64_t)rng_below(rng, (uint64_t)p->M);
+    const int64_t rows = (int64_t)rng_below(rng, (uint64_t)(p->M - from)) + 1;
+    float *c = random_floats(rng, rows * p->ldc);
+    run(kernels, p, c, from, rows);
+    assert_memory_equal(c, p->c + from * p->ldc, (size_t)(rows * p->ldc) * sizeof(float));
+    test_free(c);
+}
+
+static void test_products(void **state)
+{
+    (void)state;
+    struct rng rng = {.key = 20260115};
+    static const char *const names[] = {"portable", "avx2", "avx512"};
+    for (int i = 0; i < CASES; i++) {
+        struct product p;
+        product_init(&p, &rng);
+        run_oracle(&p);
+        run(kernels_find("portable"), &p, p.portable, 0, p.M);
+        for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
+            const struct kernels *kernels = kernels_find(names[k]);
+            if (kernels == NULL) { // not on this host
+                continue;
+            }
+            run(kernels, &p, p.c, 0, p.M);
+            check_oracle(&p);
+            check_rows(kernels, &p, &rng);
+            assert_memory_equal(p.c, p.portable, (size_t)(p.M * p.ldc) * sizeof(float));
+        }
+        product_finish(&p);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_products)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
