@@ -391,7 +391,9 @@ static int open_store(struct run *run, struct error *err)
 {
     char path[PATH_BYTES];
     (void)snprintf(path, sizeof(path), "%s/tasks.db", run->config.run_dir);
-    int code = tasks_open(&run->tasks, path, (int32_t)run->config.azr.tasks_max, err);
+    // tasks.db makes the folder a run, which is resumed with its config.yaml.
+    int code = run->resume ? 0 : run_config_write(&run->config, err);
+    code = code < 0 ? code : tasks_open(&run->tasks, path, (int32_t)run->config.azr.tasks_max, err);
     if (code == 0 && run->resume) {
         code = run->done == 0 ? 0 : check_store(run, err);
         code = code < 0 ? code : tasks_forget(run->tasks, run->done, err);
@@ -401,11 +403,11 @@ static int open_store(struct run *run, struct error *err)
     (void)snprintf(path, sizeof(path), "%s/metrics.jsonl", run->config.run_dir);
     if (code == 0 && run->resume) {
         code = report_truncate(path, run->done, err);
+        code = code < 0 ? code : run_config_write(&run->config, err); // with what has changed
     }
     if (code == 0) {
         run->metrics = fopen(path, "ae");
-        code = run->metrics != NULL ? run_config_write(&run->config, err)
-                                    : error_set(err, -errno, "cannot write %s", path);
+        code = run->metrics != NULL ? 0 : error_set(err, -errno, "cannot write %s", path);
     }
     return code;
 }
