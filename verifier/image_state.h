@@ -67,6 +67,11 @@ struct image {
     uint64_t runs;
 };
 
+// What the program frame, if one came, and the result frame say (image_result.c); copies go to
+// `store`. False when they break the rules.
+bool image_read_program(struct image *image, struct image_result *result, struct bytes *store);
+bool image_read_result(struct image *image, struct image_result *result, struct bytes *store);
+
 // image_end_run ends the run that is going on, after a look into the reply pipe for its result.
 void image_end_run(struct image *image);
 

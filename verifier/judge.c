@@ -1,14 +1,12 @@
-#include "verifier/judge.h"
+// The runs of a check, one after another, the caches, and the interface. What the runs mean is in
+// judge_results.c.
+#include "verifier/judge_state.h"
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/base/metrics.h"
-#include "verifier/judge_parts.h"
-#include "verifier/literal.h"
-#include "verifier/protocol.h"
-#include "verifier/value.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -43,89 +41,7 @@ METRIC(verdict_misses, METRIC_COUNTER, "kelvin_verifier_cache_misses_total{cache
 METRIC(program_misses, METRIC_COUNTER, "kelvin_verifier_cache_misses_total{cache=\"programs\"}",
        "not found in a cache");
 
-enum { FLIGHT_MAX = 4 }; // runs of one check at once
-
-// What the images said about one input.
-struct pair {
-    struct bytes canonical; // of the first result
-    char *repr;             // of the lowest variant: sets print in another order elsewhere
-    int repr_variant;
-    bool known;
-    bool right; // equals the gold
-    char exception[64];
-};
-
-struct flight {
-    struct pool_run run;
-    struct check *check;
-    int input;
-    bool busy;
-};
-
-struct check {
-    struct judge *judge;
-    struct check *next; // of all open checks
-    struct check **link;
-    judge_done_fn *done;
-    void *context;
-    uint64_t tag;
-    uint64_t id;
-    struct judge_parts parts;
-    struct cache_key verdict_key;
-    struct cache_key program_key;
-    bool is_fraction;
-    bool is_any;
-    uint32_t timeout_ms;
-    uint32_t cpu_ms;
-    uint32_t memory_mb;
-    uint32_t output_max;
-    uint64_t deadline_ns;
-    int images;        // runs per input
-    int first_variant; // that took the first run
-    int next_run;      // counts input by input, image by image; 0 is the first run
-    int in_flight;
-    bool settled; // the outcome is known: no more runs start
-    enum outcome outcome;
-    char exception[64];
-    char detail[256];
-    struct bytes code; // marshalled
-    bool looked;       // the last run, over the text, was started
-    bool has_facts;
-    struct source_facts facts;
-    char *renamed;
-    char *normalized;   // NULL: the program is as it came
-    struct pair *pairs; // [input_count]
-    struct flight flights[FLIGHT_MAX];
-    uint64_t wall_us;
-    uint64_t cpu_us;
-};
-
-struct judge {
-    struct pool *pool;
-    struct judge_config config;
-    struct cache *programs;
-    struct cache *verdicts;
-    struct check *open;
-    struct judge_stats stats;
-};
-
 // --- verdicts ---
-
-static void settle(struct check *check, enum outcome outcome, const char *detail)
-{
-    if (check->settled) {
-        return;
-    }
-    check->settled = true;
-    check->outcome = outcome;
-    (void)snprintf(check->detail, sizeof(check->detail), "%s", detail);
-}
-
-static char *text_or_empty(char *text)
-{
-    static char empty[] = "";
-    return text == NULL ? empty : text;
-}
 
 // What a cache may keep: outcomes that another try would give again.
 static bool is_lasting(enum outcome outcome)
@@ -146,62 +62,6 @@ static void keep_verdict(struct check *check, const Kelvin__Verdict *verdict)
         (void)kelvin__verdict__pack(verdict, packed);
         cache_put(judge->verdicts, &check->verdict_key, packed, size);
     }
-}
-
-static float score_of(const struct check *check)
-{
-    const struct judge_parts *parts = &check->parts;
-    if (check->outcome == OUTCOME_OK) {
-        return parts->check == CHECK_JUDGE || parts->check == CHECK_VALIDATE ? 1.0f : 0.0f;
-    }
-    bool shared = parts->check == CHECK_JUDGE && parts->kind == KIND_INDUCTION;
-    if (!shared || !check->is_fraction || check->pairs == NULL) {
-        return 0.0f;
-    }
-    int right = 0;
-    for (int i = 0; i < parts->input_count; i++) {
-        right += check->pairs[i].right;
-    }
-    return (float)right / (float)parts->input_count;
-}
-
-static void fill_verdict(struct check *check, Kelvin__Verdict *verdict, char **outputs)
-{
-    const struct judge_parts *parts = &check->parts;
-    verdict->id = check->id;
-    verdict->outcome = (Kelvin__Outcome)check->outcome;
-    verdict->formatted = parts->formatted;
-    verdict->scratchpad = parts->scratchpad;
-    char *program = check->normalized != NULL ? check->normalized : parts->program;
-    verdict->program = text_or_empty(check->renamed != NULL ? check->renamed : program);
-    verdict->answer = text_or_empty(parts->answer);
-    verdict->message = text_or_empty(parts->message);
-    verdict->inputs = parts->inputs;
-    verdict->n_inputs = (size_t)parts->input_count;
-    bool shown = check->outcome == OUTCOME_OK || parts->check == CHECK_JUDGE;
-    for (int i = 0; check->pairs != NULL && shown && i < parts->input_count; i++) {
-        if (check->pairs[i].repr == NULL) {
-            break;
-        }
-        outputs[verdict->n_outputs++] = check->pairs[i].repr;
-    }
-    verdict->outputs = outputs;
-    verdict->exception = check->exception;
-    verdict->detail = check->detail;
-    verdict->score = score_of(check);
-    verdict->wall_us = check->wall_us;
-    verdict->cpu_us = check->cpu_us;
-}
-
-static void fill_facts(Kelvin__SourceFacts *out, const struct source_facts *facts)
-{
-    out->cyclomatic = facts->cyclomatic;
-    out->operators = facts->operators;
-    out->operands = facts->operands;
-    out->distinct_operators = facts->distinct_operators;
-    out->distinct_operands = facts->distinct_operands;
-    out->distance_ppm = facts->distance_ppm;
-    out->references = facts->references;
 }
 
 static void free_check(struct check *check)
@@ -229,9 +89,9 @@ static void finish(struct check *check)
     Kelvin__SourceFacts facts = KELVIN__SOURCE_FACTS__INIT;
     CLEANUP(freep) char **outputs = calloc((size_t)check->parts.input_count + 1, sizeof(*outputs));
     CHECK(outputs != NULL);
-    fill_verdict(check, &verdict, outputs);
+    judge_fill_verdict(check, &verdict, outputs);
     if (check->has_facts) {
-        fill_facts(&facts, &check->facts);
+        judge_fill_facts(&facts, &check->facts);
         verdict.facts = &facts;
     }
     check->judge->stats.verdicts[check->outcome]++;
@@ -239,146 +99,6 @@ static void finish(struct check *check)
     keep_verdict(check, &verdict);
     check->done(check->context, check->tag, &verdict);
     free_check(check);
-}
-
-// --- what a result means ---
-
-static void settle_failed_run(struct check *check, const struct image_result *result)
-{
-    const struct judge_parts *parts = &check->parts;
-    enum outcome outcome = result->outcome;
-    bool wrong = outcome == OUTCOME_UNSUPPORTED_VALUE || outcome == OUTCOME_OUTPUT_TOO_LARGE;
-    if (parts->check == CHECK_JUDGE && wrong) {
-        outcome = OUTCOME_WRONG; // no gold is such a value
-    }
-    settle(check, outcome, result->detail);
-    (void)snprintf(check->exception, sizeof(check->exception), "%s", result->exception);
-}
-
-// The repr must read back to the value: it is what prompts and answers are made of.
-static bool reads_back(const struct bytes *canonical, const char *repr)
-{
-    CLEANUP(bytes_finish) struct bytes typed = {0};
-    CLEANUP(bytes_finish) struct bytes again = {0};
-    return literal_parse(&typed, repr, strlen(repr), NULL) == 0 &&
-           value_canonical(&again, typed.data, typed.size, NULL) == 0 &&
-           again.size == canonical->size && memcmp(again.data, canonical->data, again.size) == 0;
-}
-
-static bool same_bytes(const struct bytes *a, const struct bytes *b)
-{
-    return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
-}
-
-static void keep_repr(struct pair *pair, int variant, const char *repr)
-{
-    if (pair->repr == NULL || variant < pair->repr_variant) {
-        free(pair->repr);
-        pair->repr = strdup(repr);
-        pair->repr_variant = variant;
-    }
-}
-
-static void take_validated(struct check *check, struct pair *pair, int variant,
-                           const struct image_result *result, struct bytes *canonical)
-{
-    bool none = result->value_size == 1 && result->value[0] == VALUE_NONE;
-    if (none && !check->judge->config.allow_none) {
-        settle(check, OUTCOME_UNSUPPORTED_VALUE, "the program returns None");
-    } else if (!reads_back(canonical, result->repr)) {
-        settle(check, OUTCOME_UNSUPPORTED_VALUE, "the repr does not read back to the value");
-    } else if (pair->known && !same_bytes(&pair->canonical, canonical)) {
-        settle(check, OUTCOME_NONDETERMINISTIC, "two interpreters return different values");
-    } else {
-        keep_repr(pair, variant, result->repr);
-        if (!pair->known) {
-            pair->known = true;
-            pair->canonical = *canonical;
-            *canonical = (struct bytes){0};
-        }
-    }
-}
-
-static void take_judged(struct check *check, struct pair *pair, int input, int variant,
-                        const struct image_result *result, const struct bytes *canonical)
-{
-    const struct judge_parts *parts = &check->parts;
-    keep_repr(pair, variant, result->repr);
-    pair->right = parts->gold[input].size > 0 && same_bytes(&parts->gold[input], canonical);
-    if (!pair->right && !check->is_fraction && !check->is_any) {
-        settle(check, OUTCOME_WRONG, "another value than the gold");
-    }
-}
-
-// The gold of error deduction: a type's name or NoError, the same in all images.
-static void take_error(struct check *check, struct pair *pair, const struct image_result *result)
-{
-    const char *name = result->outcome == OUTCOME_OK ? "NoError" : result->exception;
-    if (pair->known && strcmp(pair->exception, name) != 0) {
-        settle(check, OUTCOME_NONDETERMINISTIC, "two interpreters raise different exceptions");
-        return;
-    }
-    (void)snprintf(pair->exception, sizeof(pair->exception), "%s", name);
-    pair->known = true;
-    keep_repr(pair, 0, name);
-    (void)snprintf(check->exception, sizeof(check->exception), "%s", result->exception);
-}
-
-static bool is_error_validation(const struct check *check)
-{
-    return check->parts.check == CHECK_VALIDATE && check->parts.kind == KIND_ERROR;
-}
-
-static void take_value(struct check *check, int input, int variant,
-                       const struct image_result *result)
-{
-    struct pair *pair = &check->pairs[input];
-    if (check->parts.check == CHECK_RUN) {
-        keep_repr(pair, variant, result->repr);
-        return;
-    }
-    CLEANUP(bytes_finish) struct bytes canonical = {0};
-    if (value_canonical(&canonical, result->value, result->value_size, NULL) < 0) {
-        settle(check, OUTCOME_CRASHED, "the sandbox sent a malformed value");
-    } else if (check->parts.check == CHECK_VALIDATE) {
-        take_validated(check, pair, variant, result, &canonical);
-    } else {
-        take_judged(check, pair, input, variant, result, &canonical);
-    }
-}
-
-// A later image that ends otherwise than the first: the program depends on what differs, unless
-// time or the host decided.
-static void settle_difference(struct check *check, const struct image_result *result)
-{
-    enum outcome outcome = result->outcome;
-    if (outcome == OUTCOME_TIMEOUT || outcome == OUTCOME_INFRASTRUCTURE) {
-        settle_failed_run(check, result);
-        return;
-    }
-    char detail[128];
-    (void)snprintf(detail, sizeof(detail), "one interpreter returns a value, another ends with %s",
-                   outcome_name(outcome));
-    settle(check, OUTCOME_NONDETERMINISTIC, detail);
-}
-
-static void take_result(struct check *check, int input, int variant,
-                        const struct image_result *result)
-{
-    struct pair *pair = &check->pairs[input];
-    bool any_of = check->parts.check == CHECK_JUDGE && (check->is_fraction || check->is_any);
-    if (is_error_validation(check) &&
-        (result->outcome == OUTCOME_OK || result->outcome == OUTCOME_RAISED)) {
-        take_error(check, pair, result);
-    } else if (result->outcome == OUTCOME_OK) {
-        take_value(check, input, variant, result);
-    } else if (any_of && check->code.size > 0 && result->outcome != OUTCOME_INFRASTRUCTURE) {
-        pair->right = false; // one input lost, the others may count
-    } else if (pair->known) {
-        settle_difference(check, result);
-    } else {
-        settle_failed_run(check, result);
-    }
 }
 
 // --- programs ---
@@ -425,7 +145,7 @@ static bool take_cached_program(struct check *check)
     if (outcome != OUTCOME_OK) {
         char detail[256];
         (void)snprintf(detail, sizeof(detail), "%.*s", (int)text_size, text);
-        settle(check, outcome, detail);
+        judge_settle(check, outcome, detail);
         return true;
     }
     check->normalized = text_size > 0 ? strndup(text, text_size) : NULL;
@@ -452,9 +172,9 @@ static void take_look(struct check *check, const struct image_result *result)
     if (check->parts.check == CHECK_RENAME) {
         if (result->outcome == OUTCOME_OK) {
             check->renamed = strdup(result->repr);
-            settle(check, OUTCOME_OK, "");
+            judge_settle(check, OUTCOME_OK, "");
         } else {
-            settle_failed_run(check, result);
+            judge_settle_failed_run(check, result);
         }
         return;
     }
@@ -486,9 +206,9 @@ static void on_run_done(struct pool_run *run, int variant, const struct image_re
     }
     bool syntax_only = (run->job.flags & IMAGE_COMPILE_ONLY) != 0;
     if (syntax_only && result->outcome == OUTCOME_OK) {
-        settle(check, OUTCOME_MALFORMED, "the input is not an argument list of literals");
+        judge_settle(check, OUTCOME_MALFORMED, "the input is not an argument list of literals");
     } else if (!check->settled) {
-        take_result(check, flight->input, variant, result);
+        judge_take_result(check, flight->input, variant, result);
     }
     go_on(check);
 }
@@ -584,24 +304,6 @@ static bool wants_look(const struct check *check)
                               (check->parts.check == CHECK_RENAME && !check->settled));
 }
 
-// All runs are done and none settled the verdict.
-static void conclude(struct check *check)
-{
-    const struct judge_parts *parts = &check->parts;
-    bool shares = check->is_fraction || check->is_any;
-    if (parts->check != CHECK_JUDGE || parts->kind != KIND_INDUCTION || !shares) {
-        settle(check, OUTCOME_OK, "");
-        return;
-    }
-    int right = 0;
-    for (int i = 0; i < parts->input_count; i++) {
-        right += check->pairs[i].right;
-    }
-    bool good = check->is_any ? right > 0 : right == parts->input_count;
-    settle(check, good ? OUTCOME_OK : OUTCOME_WRONG,
-           good ? "" : "some values differ from the gold");
-}
-
 // The next runs, or the end. The first run goes alone: it brings the code for the others.
 static void go_on(struct check *check)
 {
@@ -621,58 +323,13 @@ static void go_on(struct check *check)
         return;
     }
     if (!check->settled && check->parts.check != CHECK_RENAME) {
-        conclude(check);
+        judge_conclude(check);
     }
     if (wants_look(check)) {
         start_look(check);
         return;
     }
     finish(check);
-}
-
-// --- judgements without a run ---
-
-static const char *trim(const char *text, size_t *size)
-{
-    text += strspn(text, " \t\r\n");
-    *size = strlen(text);
-    while (*size > 0 && strchr(" \t\r\n", text[*size - 1]) != NULL) {
-        (*size)--;
-    }
-    return text;
-}
-
-static void judge_deduction(struct check *check)
-{
-    const struct judge_parts *parts = &check->parts;
-    CLEANUP(bytes_finish) struct bytes typed = {0};
-    CLEANUP(bytes_finish) struct bytes canonical = {0};
-    struct error err = {0};
-    if (parts->gold[0].size == 0) {
-        settle(check, OUTCOME_MALFORMED, "the gold is not a literal");
-    } else if (literal_parse(&typed, parts->answer, strlen(parts->answer), &err) < 0 ||
-               value_canonical(&canonical, typed.data, typed.size, &err) < 0) {
-        settle(check, OUTCOME_WRONG, err.text);
-    } else if (same_bytes(&canonical, &parts->gold[0])) {
-        settle(check, OUTCOME_OK, "");
-    } else {
-        settle(check, OUTCOME_WRONG, "another value than the gold");
-    }
-}
-
-// The answer is a bare type name; quotes around it are forgiven.
-static void judge_error(struct check *check)
-{
-    size_t size = 0;
-    size_t gold_size = 0;
-    const char *answer = trim(check->parts.answer, &size);
-    const char *gold = trim(check->parts.outputs[0], &gold_size);
-    if (size >= 2 && (answer[0] == '\'' || answer[0] == '"') && answer[size - 1] == answer[0]) {
-        answer++;
-        size -= 2;
-    }
-    bool right = size == gold_size && memcmp(answer, gold, size) == 0;
-    settle(check, right ? OUTCOME_OK : OUTCOME_WRONG, right ? "" : "another exception");
 }
 
 // --- the interface ---
@@ -781,7 +438,7 @@ static void begin(struct check *check)
     }
     bool validates = parts->check == CHECK_VALIDATE;
     if (!validates && parts->bad_input >= 0) {
-        settle(check, OUTCOME_MALFORMED, "not an argument list of literals");
+        judge_settle(check, OUTCOME_MALFORMED, "not an argument list of literals");
         finish(check);
         return;
     }
@@ -796,7 +453,7 @@ static void begin(struct check *check)
     size_t key_sizes[] = {sizeof(flags), strlen(parts->program)};
     check->program_key = cache_key_of(key_parts, key_sizes, 2);
     if (take_cached_program(check) && parts->bad_input >= 0) {
-        settle(check, OUTCOME_MALFORMED, "the input is not an argument list of literals");
+        judge_settle(check, OUTCOME_MALFORMED, "the input is not an argument list of literals");
     }
     go_on(check);
 }
@@ -834,7 +491,7 @@ void judge_submit(struct judge *judge, const Kelvin__VerifyRequest *request, jud
     struct error err = {0};
     int code = judge_parts_read(&check->parts, request, &err);
     if (code < 0) {
-        settle(check, code == -ENOMEM ? OUTCOME_INFRASTRUCTURE : OUTCOME_MALFORMED, err.text);
+        judge_settle(check, code == -ENOMEM ? OUTCOME_INFRASTRUCTURE : OUTCOME_MALFORMED, err.text);
         finish(check);
         return;
     }

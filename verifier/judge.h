@@ -1,6 +1,6 @@
 // judge.h: from a request to a verdict. The rules of AZR.md section 3 stand here, on the trusted
 // side: images only run programs and describe values; what is valid, equal and deterministic is
-// decided in this file, and a gold value never goes to an image.
+// decided here, and a gold value never goes to an image.
 //
 // A check makes one run after another (a few at a time), and stops at the first that settles the
 // verdict. The program is compiled once: later runs get the code that the first image compiled, and

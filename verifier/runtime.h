@@ -77,7 +77,7 @@ bool runtime_needs_tree(const char *text, size_t size, struct _object *forbidden
 struct _object *runtime_rename(const char *text, size_t size, const char *name);
 
 // Syntax trees: of a text (new reference, or NULL with a Python error), every node of one from the
-// root down, and whether a node is of a kind.
+// root down, and whether a node is of a kind (runtime_scan.c).
 struct _object *runtime_tree(const char *text);
 typedef void runtime_visit_fn(void *context, struct _object *node);
 void runtime_walk(struct _object *node, runtime_visit_fn *visit, void *context);
