@@ -253,6 +253,13 @@ static void token_weights(const struct batch *batch, const struct run_config *co
     }
 }
 
+// Whether loss.kl_coef holds a row to the reference model.
+static bool is_held(const struct run_config *config, const struct batch_row *row)
+{
+    return config->loss.kl_coef > 0.0 &&
+           (config->loss.kl_on == KL_ON_ALL || row->role == ROLE_PROPOSE);
+}
+
 static bool sampled_by(const Kelvin__Rollout *rollout, uint64_t version)
 {
     for (size_t i = 0; i < rollout->n_versions; i++) {
@@ -309,7 +316,8 @@ static bool same_sequence(const struct sequence *a, const struct sequence *b)
 {
     size_t count = (size_t)a->count;
     if (a->count != b->count || a->advantage != b->advantage || a->on_policy != b->on_policy ||
-        a->corrected != b->corrected || memcmp(a->ids, b->ids, count * sizeof(*a->ids)) != 0 ||
+        a->corrected != b->corrected || a->free != b->free ||
+        memcmp(a->ids, b->ids, count * sizeof(*a->ids)) != 0 ||
         memcmp(a->behaviour, b->behaviour, count * sizeof(*a->behaviour)) != 0) {
         return false;
     }
@@ -384,15 +392,17 @@ static int build_sequences(struct batch *batch, const struct run_config *config,
         return code;
     }
     struct cursor cursor = {.ids = batch->ids, .floats = batch->floats};
-    bool still_matters = config->loss.entropy_coef > 0.0;
+    bool entropy = config->loss.entropy_coef > 0.0;
     for (int32_t i = 0; i < batch->row_count; i++) {
         const struct batch_row *row = &batch->rows[i];
-        if (row->advantage == 0.0F && !still_matters) {
-            continue;
+        bool held = is_held(config, row);
+        if (row->advantage == 0.0F && !entropy && !held) {
+            continue; // it would move nothing
         }
         float weight = weights[block_of(row->group->kind, row->role)];
         struct cursor before = cursor;
         struct sequence sequence = write_sequence(&cursor, row, weight, version, numerics);
+        sequence.free = !held;
         struct sequence *same = find_same(&seen, batch->sequences, batch->count, &sequence);
         if (same != NULL) {
             add_weight(batch, same, weight);

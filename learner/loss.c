@@ -120,7 +120,8 @@ static struct token_loss policy_token(const struct loss_pass *pass, const struct
 {
     const struct sequence *sequence = pass->sequences[target->k];
     double behaviour = (double)sequence->behaviour[target->index];
-    double reference = pass->reference != NULL ? (double)pass->reference[target->token_row] : logp;
+    bool loose = pass->reference == NULL || sequence->free;
+    double reference = loose ? logp : (double)pass->reference[target->token_row];
     struct token_loss token = loss_token(pass->objective, (double)sequence->advantage,
                                          sequence->corrected, logp, behaviour, reference);
     struct loss_sums *sums = pass->sums;

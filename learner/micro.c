@@ -138,6 +138,16 @@ static struct pack pack_micro(const struct micro_pass *pass, const struct micro 
                          .position = lane->position};
 }
 
+// Whether any sequence of a micro-batch is held to the reference model.
+static bool needs_reference(const struct micro_pass *pass, const struct micro *micro)
+{
+    bool needed = false;
+    for (int32_t i = micro->from; i < micro->to && pass->objective->kl_coef > 0.0f; i++) {
+        needed = needed || !pass->sequences[i]->free;
+    }
+    return needed;
+}
+
 void lane_run(struct lane *lane, const struct micro_pass *pass, const struct micro *micro)
 {
     const struct pack pack = pack_micro(pass, micro, lane);
@@ -152,7 +162,7 @@ void lane_run(struct lane *lane, const struct micro_pass *pass, const struct mic
         .logprobs = pass->logprobs == NULL ? NULL : pass->logprobs + micro->from,
         .sums = pass->sums,
     };
-    if (pass->objective->kl_coef > 0.0f) {
+    if (needs_reference(pass, micro)) {
         struct loss_pass score = policy;
         score.model = pass->reference;
         score.logprobs = NULL;

@@ -23,6 +23,7 @@ struct sequence {
     float advantage;
     bool on_policy; // sampled by the version that the trainer holds, under its numerics id:
                     // mismatch must be 0
+    bool free;      // kl_coef does not hold it to the reference model
     bool corrected; // stale-KV or foreign numerics: truncated importance sampling, cap is_cap
 };
 
@@ -43,7 +44,7 @@ struct step_report {
     double loss;
     double grad_norm; // before the clip
     double entropy;   // mean over trained tokens, nats
-    double kl;        // mean over trained tokens against the reference; 0 without kl_coef
+    double kl;        // mean over trained tokens against the reference; a free one counts as 0
     double ratio_mean;
     double ratio_max;
     double clipped;      // share of trained tokens whose gradient the clip removed

@@ -290,6 +290,38 @@ static void test_baseline_by_input_type(void **state)
     batch_destroy(batch);
 }
 
+// loss.kl_on: proposer holds proposals to the reference model, those without advantage too, and
+// leaves answers free; without loss.kl_coef nothing is held.
+static void test_held_to_the_reference(void **state)
+{
+    struct scene *scene = *state;
+    struct group *group = add_proposal(scene, 0, 0.5);
+    add_proposal(scene, 1, 0.5); // no spread: no advantage
+    group_expect(group, 2);
+    set_play(&group->answers[0], 7, 2, KELVIN__OUTCOME__OK, true);
+    set_play(&group->answers[1], 8, 2, KELVIN__OUTCOME__WRONG, true);
+    scene->config.loss.kl_coef = 0.5;
+    scene->config.loss.kl_on = KL_ON_PROPOSER;
+    struct batch *batch = build(scene, "cpu-f32");
+    assert_int_equal(batch->count, 4);
+    for (int32_t i = 0; i < batch->count; i++) {
+        assert_int_equal(batch->sequences[i].free, batch->sequences[i].ids[2] < 10);
+    }
+    batch_destroy(batch);
+    for (int on = 0; on < 2; on++) { // held: all, then none
+        scene->config.loss.kl_on = KL_ON_ALL;
+        scene->config.loss.kl_coef = on == 0 ? 0.5 : 0.0;
+        assert_int_equal(batch_create(&batch, scene->groups, scene->count, &scene->config, true, 4,
+                                      "cpu-f32", NULL),
+                         0);
+        assert_int_equal(batch->count, on == 0 ? 4 : 2);
+        for (int32_t i = 0; i < batch->count; i++) {
+            assert_int_equal(batch->sequences[i].free, on);
+        }
+        batch_destroy(batch);
+    }
+}
+
 static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a;
@@ -350,6 +382,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_shuffled_rewards, setup, teardown),
         cmocka_unit_test_setup_teardown(test_withheld_answers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_baseline_by_input_type, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_held_to_the_reference, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -212,6 +212,28 @@ static void test_kl_of_equal_weights_is_zero(void **state)
     assert_true(measure(network, network->weights, &objective, NULL, NULL).kl > 0.0);
 }
 
+// A free sequence is not held to the reference: with all free the gradient is, bit for bit, the one
+// without kl_coef; with one free only the other counts.
+static void test_free_sequences(void **state)
+{
+    struct network *network = *state;
+    const struct objective plain = {.clip_low = 0.2f, .clip_high = 0.2f, .is_cap = 2.0f};
+    struct objective held = plain;
+    held.kl_coef = 0.7f;
+    size_t elements = network->params.elements;
+    CLEANUP(freep) float *without = calloc(elements, sizeof(float));
+    CLEANUP(freep) float *with = calloc(elements, sizeof(float));
+    double both = measure(network, network->weights, &held, NULL, NULL).kl;
+    (void)measure(network, network->weights, &plain, without, NULL);
+    network->sequences[0].free = true;
+    double one = measure(network, network->weights, &held, NULL, NULL).kl;
+    assert_true(one > 0.0 && one < both);
+    network->sequences[1].free = true;
+    assert_true(measure(network, network->weights, &held, with, NULL).kl == 0.0);
+    assert_memory_equal(with, without, elements * sizeof(float));
+    network->sequences[0].free = network->sequences[1].free = false;
+}
+
 // A step whose gradient is not finite changes nothing and says so; the next one trains.
 static void test_step_without_finite_norm_is_skipped(void **state)
 {
@@ -251,6 +273,7 @@ int main(void)
         cmocka_unit_test(test_extreme_tokens_stay_finite),
         cmocka_unit_test(test_gradient_predicts_the_loss),
         cmocka_unit_test(test_kl_of_equal_weights_is_zero),
+        cmocka_unit_test(test_free_sequences),
         cmocka_unit_test(test_step_without_finite_norm_is_skipped),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

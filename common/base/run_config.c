@@ -21,6 +21,7 @@ static const char *const references_names[] = {"uniform", "recent", NULL};
 static const char *const filter_names[] = {"all", "not_always_solved", "sometimes_solved", NULL};
 static const char *const whitening_names[] = {"token", "sequence", NULL};
 static const char *const baseline_names[] = {"block", "task", NULL};
+static const char *const kl_on_names[] = {"all", "proposer", NULL};
 static const char *const proposer_baseline_names[] = {"block", "input_type", NULL};
 static const char *const aggregate_names[] = {"block", "token", NULL};
 static const char *const score_names[] = {"binary", "fraction", "any", NULL};
@@ -177,6 +178,8 @@ static const struct option rows[] = {
     REAL("loss.entropy_coef", loss.entropy_coef, "0.001", 0, 1, "entropy bonus"),
     REAL("loss.kl_coef", loss.kl_coef, "0", 0, 100,
          "penalty on the KL divergence to a reference model; 0 is off"),
+    CHOICE("loss.kl_on", loss.kl_on, "all", kl_on_names,
+           "the responses that it holds to the reference model: all, or a proposer's only"),
     STRING("loss.reference", loss.reference, "",
            "folder of the reference model; empty: the starting model"),
 

@@ -9,6 +9,7 @@ enum backend_choice { BACKEND_AUTO, BACKEND_REWIND, BACKEND_ZYGOTE };
 enum isolation { ISOLATION_STRICT, ISOLATION_NAMESPACES, ISOLATION_PROCESS };
 enum learnability { LEARNABILITY_COMPLEMENT, LEARNABILITY_VARIANCE };
 enum proposal_source { PROPOSALS_MODEL, PROPOSALS_GENERATOR };
+enum kl_on { KL_ON_ALL, KL_ON_PROPOSER };
 enum proposer_baseline { PROPOSER_BLOCK, PROPOSER_INPUT_TYPE };
 enum solver_rollouts { ROLLOUTS_FRESH, ROLLOUTS_REUSE };
 enum solver_data { DATA_MAX_NEW, DATA_HALF_NEW, DATA_UNIFORM, DATA_RECENT };
@@ -104,6 +105,7 @@ struct run_config {
 
     struct {
         double clip_low, clip_high, dual_clip, is_cap, entropy_coef, kl_coef;
+        int kl_on;
         char reference[CONFIG_STRING_MAX];
     } loss;
 
