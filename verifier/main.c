@@ -63,6 +63,10 @@ static const char help[] =
     "stream (a sentence on standard error says which); 130 or 143 when --stdin was interrupted by\n"
     "SIGINT or SIGTERM.\n"
     "\n"
+    "Started as root it stays root, to make control groups and namespaces; its sandboxes get user\n"
+    "65534. Started as an ordinary user it needs no more, but strict isolation then takes control\n"
+    "groups that are delegated to that user.\n"
+    "\n"
     "keys:\n";
 
 // What the command line says.
@@ -249,7 +253,8 @@ static void on_ready(void *context, const struct error *failure)
         return;
     }
     struct error err = {0};
-    log_info("verifier", "ready: %s", verifier->service.description);
+    log_info("verifier", "ready: %s%s", verifier->service.description,
+             geteuid() == 0 ? ", as root, sandboxes as user 65534" : "");
     if ((verifier->command.from_stdin ? open_lines : open_server)(verifier, &err) < 0) {
         (void)fprintf(stderr, "kelvin-verifier: %s\n", err.text);
         stop(verifier, EXIT_BAD_INPUT);
