@@ -89,7 +89,7 @@ VEC_INLINE v16 v_load_n(const float *from, int count)
     }
     v16 v;
 #if defined(__AVX512F__)
-    v.part[0] = (part_f)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+    v.part[0] = (part_f)_mm512_maskz_loadu_ps((__mmask16)((1u << (count & (VEC - 1))) - 1), from);
 #elif defined(__AVX2__)
     v16i mask = lanes_below(count);
     EACH_PART(v.part[p] = _mm256_maskload_ps(from + (size_t)p * PART, (__m256i)mask.part[p]));
@@ -108,7 +108,7 @@ VEC_INLINE void v_store_n(float *to, v16 v, int count)
         return;
     }
 #if defined(__AVX512F__)
-    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v.part[0]);
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << (count & (VEC - 1))) - 1), (__m512)v.part[0]);
 #elif defined(__AVX2__)
     v16i mask = lanes_below(count);
     EACH_PART(_mm256_maskstore_ps(to + (size_t)p * PART, (__m256i)mask.part[p], v.part[p]));

@@ -124,20 +124,24 @@ static void run_oracle(struct product *p)
     }
 }
 
+static void check_element(const struct product *p, int64_t m, int64_t n)
+{
+    const double got = (double)p->c[m * p->ldc + n];
+    const double off = fabs(got - (double)p->oracle[m * p->ldc + n]);
+    if (off > p->bound[m * p->N + n]) {
+        fail_msg("%lld x %lld x %lld: row %lld, column %lld is off by %g", (long long)p->M,
+                 (long long)p->N, (long long)p->K, (long long)m, (long long)n, off);
+    }
+}
+
 static void check_oracle(const struct product *p)
 {
     for (int64_t m = 0; m < p->M; m++) {
-        for (int64_t n = 0; n < p->ldc; n++) {
-            const float got = p->c[m * p->ldc + n];
-            if (n >= p->N) {
-                assert_true(got == untouched);
-                continue;
-            }
-            const double off = fabs((double)got - (double)p->oracle[m * p->ldc + n]);
-            if (off > p->bound[m * p->N + n]) {
-                fail_msg("%lld x %lld x %lld: row %lld, column %lld is off by %g", (long long)p->M,
-                         (long long)p->N, (long long)p->K, (long long)m, (long long)n, off);
-            }
+        for (int64_t n = 0; n < p->N; n++) {
+            check_element(p, m, n);
+        }
+        for (int64_t n = p->N; n < p->ldc; n++) {
+            assert_true(p->c[m * p->ldc + n] == untouched);
         }
     }
 }
