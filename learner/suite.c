@@ -41,7 +41,7 @@ struct suite {
     char *path;
 };
 
-static int suite_create(struct suite **out, int32_t tasks, struct error *err)
+static struct suite *suite_create(int32_t tasks, struct error *err)
 {
     CLEANUP(suite_destroyp) struct suite *suite = calloc(1, sizeof(*suite));
     bool made = suite != NULL;
@@ -50,10 +50,10 @@ static int suite_create(struct suite **out, int32_t tasks, struct error *err)
         made = suite->items[kind] != NULL;
     }
     if (!made) {
-        return error_set(err, -ENOMEM, "no memory for a suite of %d tasks", tasks);
+        (void)error_set(err, -ENOMEM, "no memory for a suite of %d tasks", tasks);
+        return NULL;
     }
-    *out = TAKE(suite);
-    return 0;
+    return TAKE(suite);
 }
 
 void suite_destroy(struct suite *suite)
@@ -97,11 +97,10 @@ int suite_generate(struct suite **out, uint64_t seed, int32_t tasks, int32_t inp
                    struct error *err)
 {
     CHECK(inputs >= 2 && inputs <= GENERATED_INPUTS_MAX);
-    CLEANUP(suite_destroyp) struct suite *suite = NULL;
+    CLEANUP(suite_destroyp) struct suite *suite = suite_create(tasks, err);
     int32_t drawn = tasks * SPARE_NUMERATOR / SPARE_DENOMINATOR + GENERATED_LENGTHS;
-    int code = suite_create(&suite, tasks, err);
-    if (code < 0) {
-        return code;
+    if (suite == NULL) {
+        return -ENOMEM;
     }
     suite->programs = calloc(2 * (size_t)drawn, sizeof(*suite->programs));
     if (suite->programs == NULL) {
@@ -185,9 +184,8 @@ static int answer_chunk(struct suite *suite, int32_t chunk, const Kelvin__Verdic
 
 int suite_read(struct suite **out, const char *path, struct error *err)
 {
-    CLEANUP(suite_destroyp) struct suite *suite = NULL;
-    int code = suite_create(&suite, EVAL_TASKS_MAX, err);
-    code = code < 0 ? code : seeds_read(&suite->file, path, err);
+    CLEANUP(suite_destroyp) struct suite *suite = suite_create(EVAL_TASKS_MAX, err);
+    int code = suite == NULL ? -ENOMEM : seeds_read(&suite->file, path, err);
     if (code < 0) {
         return code;
     }

@@ -271,7 +271,7 @@ static void lay_out(struct rehearsal *rehearsal)
     }
     rehearsal->sequences = calloc(count, sizeof(*rehearsal->sequences));
     int32_t *ids = rehearsal->ids = calloc(all + 1, sizeof(*ids));
-    float *floats = rehearsal->floats = calloc(2 * all, sizeof(*floats));
+    float *floats = rehearsal->floats = calloc(2 * all + 1, sizeof(*floats));
     CHECK(rehearsal->sequences != NULL && ids != NULL && floats != NULL);
     size_t at = 0;
     for (int i = 0; i < rehearsal->completion_count; i++) {
