@@ -6,6 +6,7 @@
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "verifier/literal.h"
+#include "verifier/privileges.h"
 #include "verifier/protocol.h"
 #include "verifier/request_json.h"
 #include "verifier/service.h"
@@ -375,7 +376,10 @@ static void on_ready(void *context, const struct error *failure)
 
 static int open_service(struct bench *bench, const struct run_config *config, struct error *err)
 {
-    int code = service_open(&bench->service, &bench->loop, config, false, on_ready, bench, err);
+    int code = privileges_drop(PRIVILEGE_NONE, err);
+    code = code < 0
+               ? code
+               : service_open(&bench->service, &bench->loop, config, false, on_ready, bench, err);
     while (code == 0 && !bench->ready) {
         (void)uv_run(&bench->loop, UV_RUN_ONCE);
     }

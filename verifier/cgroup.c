@@ -121,6 +121,48 @@ static int open_unified(const struct home *home)
     return code < 0 ? code : write_text(home->memory, "cgroup.subtree_control", "+memory +pids");
 }
 
+// Of a folder, and of what a user who makes groups in it writes to.
+static int give(const char *folder, uid_t user)
+{
+    static const char *const names[] = {"", "cgroup.procs", "cgroup.subtree_control"};
+    char path[FOLDER_MAX + 128];
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        (void)snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
+        if (chown(path, user, (gid_t)user) < 0 && !(errno == ENOENT && i == 2)) { // in version 2
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+int cgroup_delegate(uid_t user, struct error *err)
+{
+    struct home home;
+    int code = find_home(&home);
+    const char *const homes[] = {home.memory, home.pids};
+    for (int i = 0; i < (home.unified ? 1 : 2) && code == 0; i++) {
+        char folder[FOLDER_MAX];
+        char leaf[FOLDER_MAX + 48];
+        int size = snprintf(folder, sizeof(folder), "%s/kelvin-sandboxes", homes[i]);
+        code = size < FOLDER_MAX ? make(folder) : -ENAMETOOLONG;
+        // In version 2 a group with limited groups in it has no processes of its own.
+        (void)snprintf(leaf, sizeof(leaf), home.unified ? "%s/kelvin-verifier-%d" : "%s", folder,
+                       (int)getpid());
+        code = code < 0 ? code : make(leaf);
+        code = code < 0 ? code : write_number(leaf, "cgroup.procs", (unsigned long)getpid());
+        if (code == 0 && home.unified) {
+            code = write_text(folder, "cgroup.subtree_control", "+memory +pids");
+        }
+        code = code < 0 ? code : give(folder, user);
+        code = code < 0 ? code : give(leaf, user);
+        (void)snprintf(leaf, sizeof(leaf), "%s/kelvin-verifier-%d", homes[i], (int)getpid());
+        (void)rmdir(leaf); // of cgroup_probe, where there is one
+    }
+    return code < 0
+               ? error_set(err, code, "a control group cannot be handed over (errno %d)", -code)
+               : 0;
+}
+
 static void folder_of(char *out, size_t size, const char *home, pid_t pid)
 {
     (void)snprintf(out, size, "%s/kelvin-image-%d", home, (int)pid);

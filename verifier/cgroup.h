@@ -11,6 +11,10 @@
 // cgroup_probe makes a group and removes it again. -ENOTSUP says why there is none.
 int cgroup_probe(struct error *err);
 
+// cgroup_delegate, for root, moves this process into a group below its own that `user` may make
+// groups in, so that the calls here go on working for that user. After cgroup_probe.
+int cgroup_delegate(uid_t user, struct error *err);
+
 // cgroup_enter puts the process into a new group. Called before it runs anything.
 int cgroup_enter(pid_t pid, size_t memory_bytes, struct error *err);
 

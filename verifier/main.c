@@ -3,6 +3,7 @@
 #include "common/base/run_config.h"
 #include "common/wire/http.h"
 #include "verifier/lines.h"
+#include "verifier/privileges.h"
 #include "verifier/server.h"
 #include "verifier/service.h"
 
@@ -63,9 +64,15 @@ static const char help[] =
     "stream (a sentence on standard error says which); 130 or 143 when --stdin was interrupted by\n"
     "SIGINT or SIGTERM.\n"
     "\n"
-    "Started as root it stays root, to make control groups and namespaces; its sandboxes get user\n"
-    "65534. Started as an ordinary user it needs no more, but strict isolation then takes control\n"
-    "groups that are delegated to that user.\n"
+    "Started as root it listens, makes a control group for its sandboxes and becomes user 65534, "
+    "as\n"
+    "whom they run too. It keeps no capability; only a daemon whose endpoint is a socket in the "
+    "file\n"
+    "system (ipc://) keeps CAP_DAC_OVERRIDE, for the thread that connects to it. Where that user\n"
+    "would have a weaker isolation or back-end than root, it stays root and the log says why.\n"
+    "Started as an ordinary user it stays that user; strict isolation then takes control groups "
+    "that\n"
+    "are delegated to it.\n"
     "\n"
     "keys:\n";
 
@@ -261,6 +268,29 @@ static void on_ready(void *context, const struct error *failure)
     }
 }
 
+// A learner's socket may lie where only root comes in, and its connection is made anew whenever the
+// learner is: 0MQ's threads, which do that, are started with the right to it, and this one goes on
+// without.
+static int drop_privileges(struct verifier *verifier, struct error *err)
+{
+    bool in_files = !verifier->command.from_stdin &&
+                    strncmp(verifier->config.endpoint, "ipc://", strlen("ipc://")) == 0;
+    enum privilege kept = in_files ? PRIVILEGE_FILES : PRIVILEGE_NONE;
+    int code = privileges_drop(kept, err);
+    if (code <= 0) {
+        return code;
+    }
+    void *first = in_files ? zmq_socket(verifier->zmq, ZMQ_PAIR) : NULL; // starts the threads
+    if (in_files && first == NULL) {
+        return error_set(err, -zmq_errno(), "0MQ: %s", zmq_strerror(zmq_errno()));
+    }
+    if (in_files) {
+        (void)zmq_close(first);
+    }
+    privileges_rest(kept);
+    return 0;
+}
+
 static int open_parts(struct verifier *verifier, struct error *err)
 {
     static const int numbers[] = {SIGTERM, SIGINT};
@@ -275,6 +305,7 @@ static int open_parts(struct verifier *verifier, struct error *err)
         (void)uv_signal_start(&verifier->signals[i], on_signal, numbers[i]);
     }
     code = http_create(&verifier->http, &verifier->loop, verifier->config.verifier.http, err);
+    code = code < 0 ? code : drop_privileges(verifier, err);
     code = code < 0 ? code
                     : service_open(&verifier->service, &verifier->loop, &verifier->config,
                                    !verifier->command.no_cache, on_ready, verifier, err);

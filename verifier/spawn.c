@@ -25,7 +25,6 @@
 #include <unistd.h>
 
 enum {
-    NOBODY = 65534,             // whom a root daemon's images run as
     DESCRIPTOR_LOW = 64,        // ours are moved above what the child's numbers need
     PIPE_BYTES = 1 << 20,       // a whole request or reply fits, so that neither side waits
     NAMESPACE_FAILED_EXIT = 71, // of a probe's child
@@ -81,9 +80,17 @@ static void close_ends(struct ends *ends)
     close_one(&ends->program);
 }
 
+// Descriptors of programs, of this process as a whole; 0: none is kept.
+static int kept_programs[SPAWN_LAYOUTS];
+
 static int open_program(int layout)
 {
     char path[4096];
+    int kept = kept_programs[layout % SPAWN_LAYOUTS];
+    if (kept > 0) {
+        int copy = fcntl(kept, F_DUPFD_CLOEXEC, DESCRIPTOR_LOW);
+        return copy < 0 ? -errno : copy;
+    }
     ssize_t size = readlink("/proc/self/exe", path, sizeof(path) - 32);
     if (size < 0) {
         return -errno;
@@ -94,6 +101,16 @@ static int open_program(int layout)
     (void)snprintf(slash, 32, "/kelvin-image-%d", layout % SPAWN_LAYOUTS);
     int program = open(path, O_RDONLY | O_CLOEXEC);
     return program < 0 ? -errno : program;
+}
+
+void spawn_keep_programs(void)
+{
+    for (int layout = 0; layout < SPAWN_LAYOUTS; layout++) {
+        int program = kept_programs[layout] > 0 ? 0 : open_program(layout);
+        if (program > 0 && move_high(&program) == 0) { // else a birth says what is missing
+            kept_programs[layout] = program;
+        }
+    }
 }
 
 static int open_memory(struct spawned *out, struct ends *ends, size_t size)
@@ -167,7 +184,7 @@ static bool take_identity(enum isolation isolation, uid_t daemon)
     if (!mapped && daemon != 0) {
         return true;
     }
-    id_t id = mapped ? 0 : NOBODY;         // the map makes 0 of a host user without rights
+    id_t id = mapped ? 0 : SPAWN_NOBODY;   // the map makes 0 of a host user without rights
     (void)syscall(SYS_setgroups, 0, NULL); // refused to an ordinary user, who has set "deny"
     return syscall(SYS_setresgid, id, id, id) == 0 && syscall(SYS_setresuid, id, id, id) == 0;
 }
@@ -225,9 +242,9 @@ static int map_identity(pid_t pid)
     char map[64];
     bool root = geteuid() == 0;
     int code = root ? 0 : write_file(pid, "setgroups", "deny");
-    (void)snprintf(map, sizeof(map), "0 %u 1", root ? NOBODY : (unsigned)geteuid());
+    (void)snprintf(map, sizeof(map), "0 %u 1", root ? SPAWN_NOBODY : (unsigned)geteuid());
     code = code < 0 ? code : write_file(pid, "uid_map", map);
-    (void)snprintf(map, sizeof(map), "0 %u 1", root ? NOBODY : (unsigned)getegid());
+    (void)snprintf(map, sizeof(map), "0 %u 1", root ? SPAWN_NOBODY : (unsigned)getegid());
     return code < 0 ? code : write_file(pid, "gid_map", map);
 }
 

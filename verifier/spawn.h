@@ -22,6 +22,13 @@ struct spawned {
     bool grouped;        // it is in a control group of its own
 };
 
+// Whom a root daemon's images run as, and itself once it has dropped its rights (privileges.h).
+enum { SPAWN_NOBODY = 65534 };
+
+// spawn_keep_programs opens the images' programs for the rest of this process's life. Without it
+// each birth opens its own.
+void spawn_keep_programs(void);
+
 // spawn_image starts layout `layout` (modulo SPAWN_LAYOUTS). The program lies beside this one; a
 // daemon that runs as root gives its images another user. The image dies with the calling thread.
 enum { SPAWN_LAYOUTS = 4 };

@@ -12,6 +12,7 @@
 #include "common/base/json.h"
 #include "common/base/task.h"
 #include "common/wire/codec.h"
+#include "verifier/privileges.h"
 #include "verifier/request_json.h"
 #include "verifier/service.h"
 
@@ -413,16 +414,22 @@ static void play_unread(struct suite *suite)
     }
 }
 
-static void play_file(struct suite *suite, const char *path)
+// Before rights are dropped: the files may lie where only root can read.
+static json_t *read_entries(const char *path)
 {
-    CLEANUP(json_decrefp) json_t *entries = NULL;
+    json_t *entries = NULL;
     struct error err = {0};
-    size_t i = 0;
-    json_t *entry = NULL;
     if (json_read_file(&entries, path, &err) < 0) {
         (void)fprintf(stderr, "%s\n", err.text);
         exit(2);
     }
+    return entries;
+}
+
+static void play_entries(struct suite *suite, const json_t *entries)
+{
+    size_t i = 0;
+    json_t *entry = NULL;
     json_array_foreach(entries, i, entry)
     {
         play(suite, entry);
@@ -455,14 +462,18 @@ static bool open_suite(struct suite *suite, const char *backend)
 int main(int argc, char **argv)
 {
     static struct suite suite;
-    char *paths[16];
+    json_t *files[16];
+    struct error err = {0};
     if (argc < 3 || argc > 16) {
         (void)fprintf(stderr, "usage: hostile BACKEND FILE...\n");
         return 2;
     }
     for (int i = 2; i < argc; i++) {
-        paths[i] = realpath(argv[i], NULL);
-        CHECK(paths[i] != NULL);
+        files[i] = read_entries(argv[i]);
+    }
+    if (privileges_drop(PRIVILEGE_NONE, &err) < 0) { // as the daemon does
+        (void)fprintf(stderr, "%s\n", err.text);
+        return 2;
     }
     prepare_host(&suite);
     bool offered = open_suite(&suite, argv[1]);
@@ -471,9 +482,9 @@ int main(int argc, char **argv)
     }
     for (int i = 2; i < argc; i++) {
         if (offered) {
-            play_file(&suite, paths[i]);
+            play_entries(&suite, files[i]);
         }
-        free(paths[i]);
+        json_decref(files[i]);
     }
     if (offered && suite.service.backend == BACKEND_ZYGOTE) {
         play_unread(&suite);
