@@ -162,6 +162,7 @@ def plot_accuracy(folder, models, evals):
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
     for axis, kind in zip(axes, KINDS):
         at = 0
+        names = []
         for model in models:
             before = evals[f"model{model}", 0]["sampled"][kind]
             for run, step in last_steps(evals, model).items():
@@ -171,13 +172,13 @@ def plot_accuracy(folder, models, evals):
                 color = "tab:blue" if "selfplay" in run else "tab:gray"
                 error = math.hypot(before["stderr"], after["stderr"])
                 axis.barh(at, 100 * (after["accuracy"] - before["accuracy"]), xerr=100 * error, color=color)
-                axis.text(0.2, at, run, va="center", fontsize=7)
+                names.append(run)
                 at += 1
         axis.set_title(kind)
         axis.set_xlabel("points of sampled accuracy gained")
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_yticks([])
-        axis.invert_yaxis()
+        axis.set_yticks(range(at), names, fontsize=8)
+    axes[0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(folder / "accuracy.png", dpi=110)
 
@@ -196,13 +197,13 @@ def plot_learning(folder, model, evals):
                               label=f"self-play, {row}", capsize=2)
         for (run, step), result in evals.items():
             if run.startswith(f"model{model}-") and run.split("-", 1)[1] in CONTROLS:
-                axis.plot(step, 100 * result["sampled"][kind]["accuracy"], "x", color="black")
-                axis.annotate(run.split("-", 1)[1], (step, 100 * result["sampled"][kind]["accuracy"]), fontsize=6,
-                              ha="right")
+                control = run.split("-", 1)[1]
+                axis.plot(step, 100 * result["sampled"][kind]["accuracy"], "xo^s"[CONTROLS.index(control)],
+                          color="black", fillstyle="none", label=f"{control}, sampled")
         axis.set_title(kind)
         axis.set_xlabel("step")
     axes[0].set_ylabel("held-out accuracy, %")
-    axes[0].legend(fontsize=7)
+    axes[2].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(folder / "learning.png", dpi=110)
 
