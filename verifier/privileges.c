@@ -96,7 +96,7 @@ static enum trial try_in_child(enum privilege kept, enum isolation isolation, bo
     int status = 0;
     pid_t pid = fork();
     if (pid == 0) {
-        _exit(judge_rights(kept, isolation, rewinds));
+        _exit((int)judge_rights(kept, isolation, rewinds));
     }
     while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }

@@ -8,7 +8,15 @@
 #include <errno.h>
 #include <stdlib.h>
 
+// The request that a verdict belongs to.
+struct ticket {
+    uint64_t id;
+    uint64_t era;
+    struct ticket *next, **place; // among those in work
+};
+
 struct server {
+    struct ticket *tickets; // of the requests in work; the judge forgets them without a word
     struct worker *worker;
     struct judge *judge;
     server_end_fn *on_end;
@@ -20,11 +28,29 @@ struct server {
     bool draining;
 };
 
-// The request that a verdict belongs to.
-struct ticket {
-    uint64_t id;
-    uint64_t era;
-};
+static struct ticket *ticket_create(struct server *server, uint64_t id)
+{
+    struct ticket *ticket = malloc(sizeof(*ticket));
+    CHECK(ticket != NULL);
+    *ticket = (struct ticket){
+        .id = id, .era = server->era, .next = server->tickets, .place = &server->tickets};
+    if (ticket->next != NULL) {
+        ticket->next->place = &ticket->next;
+    }
+    server->tickets = ticket;
+    return ticket;
+}
+
+static void ticket_destroy(struct ticket *ticket)
+{
+    *ticket->place = ticket->next;
+    if (ticket->next != NULL) {
+        ticket->next->place = ticket->place;
+    }
+    free(ticket);
+}
+
+CLEANUP_FUNCTION(struct ticket, ticket_destroy)
 
 static void leave_when_idle(struct server *server)
 {
@@ -37,7 +63,7 @@ static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdi
 {
     struct server *server = context;
     // NOLINTNEXTLINE(performance-no-int-to-ptr): the tag is the ticket's address
-    CLEANUP(freep) struct ticket *ticket = (struct ticket *)(uintptr_t)tag;
+    CLEANUP(ticket_destroyp) struct ticket *ticket = (struct ticket *)(uintptr_t)tag;
     server->open--;
     if (ticket->era == server->era) {
         struct error err = {0};
@@ -54,11 +80,9 @@ static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdi
 static void on_request(void *context, const Kelvin__VerifyRequest *request)
 {
     struct server *server = context;
-    struct ticket *ticket = malloc(sizeof(*ticket));
-    CHECK(ticket != NULL);
-    *ticket = (struct ticket){.id = request->id, .era = server->era};
     server->open++;
-    judge_submit(server->judge, request, on_verdict, server, (uintptr_t)ticket);
+    judge_submit(server->judge, request, on_verdict, server,
+                 (uintptr_t)ticket_create(server, request->id));
 }
 
 static void on_welcome(void *context, const Kelvin__Welcome *welcome)
@@ -136,6 +160,9 @@ void server_close(struct server *server)
 {
     if (server != NULL) {
         worker_close(server->worker);
+        while (server->tickets != NULL) {
+            ticket_destroy(server->tickets);
+        }
         free(server);
     }
 }
