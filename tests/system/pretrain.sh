@@ -1,5 +1,5 @@
 #!/bin/sh
-# pretrain.sh BIN: a tiny model is pretrained twice: in one go, and killed in the middle and resumed. Both models must be
+# pretrain.sh BIN: a tiny model is pretrained twice: in one go, and killed long before its end and resumed. Both models must be
 # equal byte for byte, the loss must have fallen, and the folder must be one that the tools read.
 set -eu
 bin=$1
@@ -7,13 +7,13 @@ cd "$(dirname "$0")/../.."
 run=$(mktemp -d /tmp/kelvin-pretrain-XXXXXX)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$run"' EXIT
 fail() { echo "pretrain: $1"; for log in "$run"/*/log/*.log "$run"/*.out; do [ -f "$log" ] && { echo "== $log"; tail -n 20 "$log"; }; done; exit 1; }
-words="--config deploy/config/pretrain.yaml steps=12 pretrain.examples=32 pretrain.layers=1 pretrain.width=32 pretrain.ffn=64
+words="--config deploy/config/pretrain.yaml steps=300 pretrain.examples=32 pretrain.layers=1 pretrain.width=32 pretrain.ffn=64
     optimizer.warmup_steps=2 optimizer.lr=0.02 checkpoint.every=4"
 
 "$bin/kelvin" pretrain $words run_dir="$run/whole" pretrain.out="$run/whole-model" >"$run/whole.out" 2>&1 || fail "exit code $?"
-grep -q '"step": 12' "$run/whole/metrics.jsonl" || fail "metrics.jsonl does not reach step 12"
+grep -q '"step": 300' "$run/whole/metrics.jsonl" || fail "metrics.jsonl does not reach step 300"
 loss() { sed -n "s/.*\"step\": $1,.*\"loss\": \([0-9.]*\),.*/\1/p" "$run/whole/metrics.jsonl"; }
-awk "BEGIN {exit !($(loss 12) < 0.9 * $(loss 1))}" || fail "the loss did not fall: $(loss 1) to $(loss 12)"
+awk "BEGIN {exit !($(loss 300) < 0.9 * $(loss 1))}" || fail "the loss did not fall: $(loss 1) to $(loss 300)"
 
 "$bin/kelvin" pretrain $words run_dir="$run/cut" pretrain.out="$run/cut-model" >"$run/cut.out" 2>&1 &
 front=$!
@@ -35,7 +35,7 @@ done
 [ ! -e "$run/cut-model" ] || fail "a killed run wrote its model"
 "$bin/kelvin" pretrain --resume "$run/cut" >"$run/resume.out" 2>&1 || fail "resume: exit code $?"
 cmp "$run/whole-model/model.safetensors" "$run/cut-model/model.safetensors" || fail "the resumed model differs"
-[ "$(wc -l <"$run/cut/metrics.jsonl")" = 12 ] || fail "metrics.jsonl of the resumed run has not 12 lines"
+[ "$(wc -l <"$run/cut/metrics.jsonl")" = 300 ] || fail "metrics.jsonl of the resumed run has not 300 lines"
 [ "$(echo '"<solve>def f(a):"' | "$bin/kelvin" tokenize --model "$run/cut-model" | tr ',' '\n' | wc -l)" = 2 ] || fail "its tokenizer is not the compact one"
 
 code=0
@@ -43,4 +43,4 @@ code=0
 [ $code = 2 ] || fail "an output that exists: exit code $code, not 2"
 grep -q "cut-model is there already" "$run/again.out" || fail "no clear sentence for an output that exists"
 [ ! -e "$run/again" ] || fail "a refused run left its folder"
-echo "pretrain: 12 steps, resumed to the same bytes"
+echo "pretrain: 300 steps, resumed to the same bytes"
