@@ -1,5 +1,7 @@
 // kelvin export: a checkpoint's model as a folder of its own.
 #include "common/base/file.h"
+#include "common/model/safetensors.h"
+#include "common/model/shape.h"
 #include "deploy/cli/cli.h"
 #include "learner/checkpoint.h"
 
@@ -17,6 +19,21 @@ static void print_help(void)
         "       kelvin export RUN DIR          the model of the newest checkpoint\n\n"
         "Writes config.json, the tokenizer's files and model.safetensors: a folder for\n"
         "`transformers`, vLLM, and `model:` of another run. DIR must not exist yet.\n");
+}
+
+// A checkpoint whose model was cut or damaged is not handed on.
+static int check_model(const char *checkpoint, struct error *err)
+{
+    struct shape shape;
+    struct params params;
+    int code = shape_read(&shape, checkpoint, err);
+    code = code < 0 ? code : params_init(&params, &shape, err);
+    if (code < 0) {
+        return code;
+    }
+    code = safetensors_check(&params, &shape, checkpoint, err);
+    params_finish(&params);
+    return code;
 }
 
 // The model without what only training needs, under its final name at once.
@@ -56,6 +73,7 @@ int command_export(int argc, char **argv)
     }
     int code = checkpoint_parse(run_dir, sizeof(run_dir), &step, argv[1], &err);
     checkpoint_path(checkpoint, sizeof(checkpoint), run_dir, step);
+    code = code < 0 ? code : check_model(checkpoint, &err);
     code = code < 0 ? code : export_model(argv[2], checkpoint, &err);
     if (code < 0) {
         return cli_fail(argv[0], "%s", err.text);

@@ -80,6 +80,9 @@ checkpoint: {{every: 1, keep: 1, keep_every: 2}}
         for name in ("trainer.bin", "model.safetensors"):
             with open(f"{run}/checkpoints/step-4/{name}", "rb") as a, open(f"{folder}/fork/checkpoints/step-4/{name}", "rb") as b:
                 same(f"{name} of the fork", a.read() == b.read(), True)
+        os.truncate(f"{run}/checkpoints/step-4/model.safetensors", 1000)
+        kelvin("export", f"{run}@4", f"{folder}/cut", code=2)
+        same("a cut export", os.path.exists(f"{folder}/cut"), False)
         print("plan, tasks, replay, export and fork agree with the run")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
