@@ -10,6 +10,7 @@
 #include "common/base/run_check.h"
 #include "common/text/prompt.h"
 #include "common/wire/loop.h"
+#include "common/wire/message.h"
 #include "learner/drain.h"
 #include "learner/exit.h"
 #include "learner/generator.h"
@@ -233,7 +234,7 @@ static void pass_init(struct evaluate *run, enum pass_name name)
 static void play(struct evaluate *run, struct pass *pass, enum task_kind kind, int32_t index)
 {
     struct group *group = replay_open(run->replay, 1, kind, ROLE_SOLVE, index);
-    group->task = suite_copy(suite_task(run->suite, kind, index));
+    group->task = message_copy(&suite_task(run->suite, kind, index)->base);
     group_expect(group, pass->samples);
     run->open++;
     player_solve(&pass->player, group);

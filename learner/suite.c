@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/limits.h"
+#include "common/wire/message.h"
 #include "learner/generator.h"
 #include "learner/seeds.h"
 
@@ -72,12 +73,6 @@ void suite_destroy(struct suite *suite)
     seeds_free(&suite->file);
     free(suite->path);
     free(suite);
-}
-
-Kelvin__Task *suite_copy(const Kelvin__Task *task)
-{
-    return task_create((enum task_kind)task->kind, task->program, (const char *const *)task->inputs,
-                       (const char *const *)task->outputs, (int32_t)task->n_inputs, task->message);
 }
 
 static void add(struct suite *suite, enum task_kind kind, Kelvin__Task *task, int length)
@@ -218,10 +213,10 @@ static void take_file(struct suite *suite)
     for (int32_t i = 0; i < suite->file.count; i++) {
         const Kelvin__Task *task = suite->file.items[i];
         if (task->kind == KELVIN__TASK_KIND__INDUCTION) {
-            add(suite, KIND_INDUCTION, suite_copy(task), 0);
+            add(suite, KIND_INDUCTION, message_copy(&task->base), 0);
         } else {
-            add(suite, KIND_DEDUCTION, suite_copy(task), 0);
-            add(suite, KIND_ABDUCTION, suite_copy(task), 0);
+            add(suite, KIND_DEDUCTION, message_copy(&task->base), 0);
+            add(suite, KIND_ABDUCTION, message_copy(&task->base), 0);
         }
     }
 }

@@ -39,12 +39,10 @@ int suite_answer(struct suite *suite, int32_t index, const Kelvin__Verdict *verd
                  struct error *err);
 
 // suite_count is how many tasks of a kind there are: of a generated suite `tasks`, or fewer where
-// too few programs gave a result. suite_task is one of them, borrowed; suite_copy is a copy of it
-// that the caller frees (kelvin__task__free_unpacked). suite_length is the number of its program's
-// assignments, 0 when it is unknown.
+// too few programs gave a result. suite_task is one of them, borrowed. suite_length is the number
+// of its program's assignments, 0 when it is unknown.
 int32_t suite_count(const struct suite *suite, enum task_kind kind);
 const Kelvin__Task *suite_task(const struct suite *suite, enum task_kind kind, int32_t index);
-Kelvin__Task *suite_copy(const Kelvin__Task *task);
 int suite_length(const struct suite *suite, enum task_kind kind, int32_t index);
 
 #endif

@@ -325,7 +325,7 @@ static void test_short_induction_programs(void **state)
     struct scene *scene = *state;
     struct asked *item = NULL;
     scene->config.azr.induction_candidates = 64; // the long one of six would have to come each time
-    for (int32_t slot = 0; slot < 8; slot++) {
+    for (int32_t slot = 0; slot < 50; slot++) {  // one draw in six would show the long one
         struct group *group = replay_open(scene->replay, 1, KIND_INDUCTION, ROLE_PROPOSE, slot);
         player_propose(&scene->player, group);
         assert_null(strstr(next_prompt(&item)->task->program, "g_0"));

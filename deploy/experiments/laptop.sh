@@ -24,8 +24,8 @@ while [ $# -gt 0 ]; do
     -h | --help)
         cat <<'HELP'
 Usage: deploy/experiments/laptop.sh [--quick] [--out DIR] [--steps N] [--tasks N]
-Plays deploy/config/laptop.yaml and its controls (rewards shuffled, proposer not trained, generator tasks,
-solver only), measures all on the same held-out tasks, and writes table.md, accuracy.png, learning.png and
+Plays deploy/config/laptop.yaml and its controls (rewards shuffled, proposer not trained or not held,
+generator tasks, solver only), measures all on the same held-out tasks, and writes table.md, accuracy.png, learning.png and
 proposals.png into DIR (runs/laptop-experiment). Whole: three seeds, two pretrained models, about two hours
 on two idle cores. --quick: one seed, one model, fewer steps and tasks, about ten minutes. --steps and
 --tasks set how long every run is and how many held-out tasks of a type measure it. What DIR holds already
@@ -81,7 +81,7 @@ play() {
     shift 3
     [ ! -f "$out/eval/$name@$count.json" ] || return 0
     how="$config model=$model steps=$count run_dir=$out/$name checkpoint.keep_every=100 $*"
-    [ ! -f "$out/$name/tasks.db" ] || how="--resume $out/$name"
+    [ ! -f "$out/$name/tasks.db" ] || how="--resume $out/$name steps=$count"
     # shellcheck disable=SC2086
     $bin/kelvin train $how >"$out/$name.log" 2>&1 || { tail -n 20 "$out/$name.log" >&2; exit 1; }
     say "played $name, $count steps"
@@ -103,6 +103,7 @@ for seed in $seeds; do
     play "model1-selfplay-$seed" $model1 "$steps" seed="$seed"
 done
 if [ -z "$quick" ]; then
+    play model1-free-proposer $model1 "$steps" loss.kl_coef=0 azr.proposer_baseline=block azr.proposer_weight=1
     play model1-solver-only $model1 "$steps" azr.warmup_solver_steps="$steps"
     for suite in arithmetic programs; do
         for at in model1@0:$model1 "model1-selfplay-1@$steps:$out/model1-selfplay-1/checkpoints/step-$steps"; do

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 KINDS = ("deduction", "abduction", "induction")
 LONG = 4  # assignments: pretraining shows as many or more in 8 % of its programs
-CONTROLS = ("generator", "untrained-proposer", "solver-only", "shuffled")
+CONTROLS = ("generator", "untrained-proposer", "free-proposer", "solver-only", "shuffled")
 
 
 def read_evals(folder):
@@ -198,7 +198,7 @@ def plot_learning(folder, model, evals):
         for (run, step), result in evals.items():
             if run.startswith(f"model{model}-") and run.split("-", 1)[1] in CONTROLS:
                 control = run.split("-", 1)[1]
-                axis.plot(step, 100 * result["sampled"][kind]["accuracy"], "xo^s"[CONTROLS.index(control)],
+                axis.plot(step, 100 * result["sampled"][kind]["accuracy"], "xo^sd"[CONTROLS.index(control)],
                           color="black", fillstyle="none", label=f"{control}, sampled")
         axis.set_title(kind)
         axis.set_xlabel("step")
