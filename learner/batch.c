@@ -3,8 +3,8 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "learner/baselines.h"
+#include "learner/draw.h"
 #include "learner/generator.h"
-#include "learner/player.h"
 #include "learner/reward.h"
 
 #include <errno.h>
@@ -181,7 +181,7 @@ static void shuffle_rewards(struct batch *batch, uint64_t seed, uint64_t step)
 {
     CLEANUP(freep) int32_t *rows = calloc((size_t)batch->row_count + 1, sizeof(*rows));
     CHECK(rows != NULL);
-    struct rng rng = {.key = seed, .stream = rng_mix(step, DRAW_SHUFFLE)};
+    struct rng rng = {.key = seed, .stream = draw_stream((int64_t)step, DRAW_SHUFFLE)};
     for (int block = 0; block < BLOCKS; block++) {
         int32_t count = 0;
         for (int32_t i = 0; i < batch->row_count; i++) {

@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
 #include "common/base/log.h"
+#include "learner/draw.h"
 #include "learner/player.h"
 #include "learner/queue.h"
 #include "learner/seeding.h"
@@ -141,7 +142,8 @@ static int32_t draw_tasks(struct dispatch *dispatch, const struct cohort *cohort
     const struct run_config *config = dispatch->config;
     const struct task_index *index = tasks_index(dispatch->tasks, kind);
     struct rng rng = {.key = (uint64_t)config->seed,
-                      .stream = player_key(cohort->step, kind, ROLE_SOLVE, 0, DRAW_SOLVER_TASKS)};
+                      .stream =
+                          draw_group_stream(cohort->step, kind, ROLE_SOLVE, 0, DRAW_SOLVER_TASKS)};
     int32_t batch = (int32_t)config->azr.batch;
     enum solver_data mode = (enum solver_data)config->azr.solver_data;
     if (config->azr.solver_rollouts == ROLLOUTS_REUSE && cohort->proposal_count > 0) {

@@ -5,7 +5,7 @@
 #include "common/base/log.h"
 #include "common/text/prompt.h"
 #include "common/wire/message.h"
-#include "learner/advantage.h"
+#include "learner/draw.h"
 #include "learner/generated_task.h"
 #include "learner/generator.h"
 
@@ -17,11 +17,16 @@
 // A reference set that does not fit the prompt is drawn again so often, then it is shortened.
 enum { REDRAWS_MAX = 8 };
 
-uint64_t player_key(int64_t step, enum task_kind kind, enum role role, int32_t slot,
-                    enum draw purpose)
+static uint64_t stream_of(const struct group *group, enum draw purpose)
 {
-    uint64_t key = rng_mix((uint64_t)step, (uint64_t)purpose);
-    return rng_mix(rng_mix(key, (uint64_t)block_of(kind, role)), (uint64_t)slot);
+    return draw_group_stream(group->step, group->kind, group->role, group->slot, purpose);
+}
+
+// draw_of begins a draw for a group: another one at each of its tries.
+static struct rng draw_of(const struct player *player, const struct group *group, enum draw purpose)
+{
+    return (struct rng){.key = (uint64_t)player->config->seed,
+                        .stream = rng_mix(stream_of(group, purpose), (uint64_t)group->tries)};
 }
 
 void player_init(struct player *player, struct hub *hub, struct tasks *tasks,
@@ -182,9 +187,7 @@ void player_solve(struct player *player, struct group *group)
 {
     CHECK(group->task != NULL && group->answer_count > 0);
     group->owner = player;
-    group->answer_seed =
-        rng_at((uint64_t)player->config->seed,
-               player_key(group->step, group->kind, group->role, group->slot, DRAW_ANSWERS), 0);
+    group->answer_seed = rng_at((uint64_t)player->config->seed, stream_of(group, DRAW_ANSWERS), 0);
     Kelvin__Prompt prompt = KELVIN__PROMPT__INIT;
     prompt.role = KELVIN__ROLE__SOLVE;
     prompt.task = group->task;
@@ -395,10 +398,7 @@ void player_check(struct player *player, struct group *group, const Kelvin__Task
 static int32_t draw_references(struct player *player, struct group *group, uint64_t *ids)
 {
     const struct run_config *config = player->config;
-    struct rng rng = {.key = (uint64_t)config->seed,
-                      .stream = rng_mix(player_key(group->step, group->kind, group->role,
-                                                   group->slot, DRAW_REFERENCES),
-                                        (uint64_t)group->tries)};
+    struct rng rng = draw_of(player, group, DRAW_REFERENCES);
     enum reference_sampling mode = (enum reference_sampling)config->azr.reference_sampling;
     if (group->kind == KIND_INDUCTION) {
         ids[0] =
@@ -423,10 +423,8 @@ static void ask_proposal(struct player *player, struct group *group)
     if (read_tasks(player, references, group->parents, count) < 0) {
         return;
     }
-    group->proposal_seed =
-        rng_at((uint64_t)player->config->seed,
-               player_key(group->step, group->kind, group->role, group->slot, DRAW_PROPOSAL),
-               (uint64_t)group->tries);
+    group->proposal_seed = rng_at((uint64_t)player->config->seed, stream_of(group, DRAW_PROPOSAL),
+                                  (uint64_t)group->tries);
     Kelvin__Prompt prompt = KELVIN__PROMPT__INIT;
     prompt.role = KELVIN__ROLE__PROPOSE;
     prompt.samples = 1;
@@ -472,10 +470,7 @@ static void on_renamed(void *context, uint64_t index, const Kelvin__Verdict *ver
 static int32_t draw_composites(const struct player *player, const struct group *group)
 {
     const struct run_config *config = player->config;
-    struct rng rng = {.key = (uint64_t)config->seed,
-                      .stream = rng_mix(player_key(group->step, group->kind, group->role,
-                                                   group->slot, DRAW_COMPOSITES),
-                                        (uint64_t)group->tries)};
+    struct rng rng = draw_of(player, group, DRAW_COMPOSITES);
     bool wanted = group->kind != KIND_INDUCTION && group->step >= config->azr.composite_start &&
                   rng_uniform(&rng) < config->azr.composite_chance &&
                   group->parent_count > config->azr.composite_max;
@@ -511,10 +506,7 @@ static bool ask_composites(struct player *player, struct group *group, int32_t c
 // A generated task stands in for a proposal.
 static void generate_proposal(struct player *player, struct group *group)
 {
-    struct rng rng = {.key = (uint64_t)player->config->seed,
-                      .stream = rng_mix(player_key(group->step, group->kind, group->role,
-                                                   group->slot, DRAW_GENERATED),
-                                        (uint64_t)group->tries)};
+    struct rng rng = draw_of(player, group, DRAW_GENERATED);
     if (group->shown != NULL) {
         kelvin__task__free_unpacked(group->shown, NULL);
     }

@@ -43,17 +43,4 @@ void player_solve(struct player *player, struct group *group);
 // player_check validates `task` (borrowed until the group is closed) as if it had been proposed.
 void player_check(struct player *player, struct group *group, const Kelvin__Task *task);
 
-// player_key is the stream of a group's random numbers; `purpose` keeps different draws apart.
-enum draw {
-    DRAW_REFERENCES = 1,
-    DRAW_PROPOSAL,
-    DRAW_ANSWERS,
-    DRAW_SOLVER_TASKS,
-    DRAW_COMPOSITES,
-    DRAW_GENERATED,
-    DRAW_SHUFFLE
-};
-uint64_t player_key(int64_t step, enum task_kind kind, enum role role, int32_t slot,
-                    enum draw purpose);
-
 #endif

@@ -53,17 +53,6 @@ bool task_index_has(const struct task_index *index, uint64_t digest)
     return false;
 }
 
-uint32_t task_index_size(const struct task_index *index, uint64_t id)
-{
-    for (int32_t i = 0; i < index->count; i++) {
-        if (index->entries[i].id == id) {
-            return index->entries[i].size;
-        }
-    }
-    CHECK(false);
-    return 0;
-}
-
 // A pool is the positions that may still be drawn, with the sum of their weights.
 struct pool {
     int32_t *positions;
@@ -105,27 +94,46 @@ static int32_t draw_uniform(struct pool *pool, const struct task_index *index, u
     return drawn;
 }
 
+// recent_place draws a place of the pool, each with weight step + 1.
+static int32_t recent_place(const struct pool *pool, const struct task_index *index,
+                            struct rng *rng)
+{
+    uint64_t total = 0;
+    for (int32_t i = 0; i < pool->count; i++) {
+        total += (uint64_t)index->entries[pool->positions[i]].step + 1;
+    }
+    uint64_t left = rng_below(rng, total);
+    for (int32_t at = 0;; at++) {
+        uint64_t weight = (uint64_t)index->entries[pool->positions[at]].step + 1;
+        if (left < weight) {
+            return at;
+        }
+        left -= weight;
+    }
+}
+
 static int32_t draw_recent(struct pool *pool, const struct task_index *index, uint64_t *ids,
                            int32_t count, struct rng *rng)
 {
     int32_t drawn = 0;
     while (drawn < count && pool->count > 0) {
-        uint64_t total = 0;
-        for (int32_t i = 0; i < pool->count; i++) {
-            total += (uint64_t)index->entries[pool->positions[i]].step + 1;
-        }
-        uint64_t left = rng_below(rng, total);
-        int32_t at = 0;
-        for (;; at++) {
-            uint64_t weight = (uint64_t)index->entries[pool->positions[at]].step + 1;
-            if (left < weight) {
-                break;
-            }
-            left -= weight;
-        }
-        ids[drawn++] = take(pool, index, at);
+        ids[drawn++] = take(pool, index, recent_place(pool, index, rng));
     }
     return drawn;
+}
+
+const struct task_entry *task_index_draw(const struct task_index *index,
+                                         enum reference_sampling mode, struct rng *rng)
+{
+    CHECK(index->count > 0);
+    if (mode == REFERENCES_UNIFORM) {
+        return &index->entries[rng_below(rng, (uint64_t)index->count)];
+    }
+    struct pool pool = pool_create(index);
+    pool_fill(&pool, index, 0, INT64_MAX);
+    const int32_t at = pool.positions[recent_place(&pool, index, rng)];
+    free(pool.positions);
+    return &index->entries[at];
 }
 
 int32_t task_index_sample(const struct task_index *index, uint64_t *ids, int32_t count,

@@ -39,8 +39,10 @@ uint64_t task_index_add(struct task_index *index, struct task_entry entry);
 // task_index_has says whether a task with this digest is there.
 bool task_index_has(const struct task_index *index, uint64_t digest);
 
-// task_index_size is the size of the program of entry `id`, which must be there.
-uint32_t task_index_size(const struct task_index *index, uint64_t id);
+// task_index_draw draws one entry, REFERENCES_UNIFORM or with weight step + 1 (REFERENCES_RECENT).
+// The index must not be empty; the entry is valid until the next one is added.
+const struct task_entry *task_index_draw(const struct task_index *index,
+                                         enum reference_sampling mode, struct rng *rng);
 
 // task_index_sample draws min(count, entries) ids without replacement, REFERENCES_UNIFORM or with
 // weight step + 1 (REFERENCES_RECENT), in the order drawn. Returns how many.

@@ -376,38 +376,33 @@ const struct counts *tasks_statements(const struct tasks *tasks, enum task_kind 
     return &tasks->lines[kind];
 }
 
-static uint64_t draw_candidate(const struct tasks *tasks, enum reference_sampling mode,
-                               struct rng *rng, uint32_t *size)
+// draw_candidate draws one entry of both kinds that have a program of their own; NULL when none has
+// come yet.
+static const struct task_entry *draw_candidate(const struct tasks *tasks,
+                                               enum reference_sampling mode, struct rng *rng)
 {
     const struct task_index *deduction = &tasks->index[KIND_DEDUCTION];
     const struct task_index *abduction = &tasks->index[KIND_ABDUCTION];
     uint64_t both = (uint64_t)deduction->count + (uint64_t)abduction->count;
     if (both == 0) {
-        return 0;
+        return NULL;
     }
     // Uniform over the concatenation; `recent` keeps the split and weighs inside the half.
     bool first = rng_below(rng, both) < (uint64_t)deduction->count;
-    const struct task_index *index = first ? deduction : abduction;
-    uint64_t id = 0;
-    (void)task_index_sample(index, &id, 1, mode, rng);
-    *size = task_index_size(index, id);
-    return id;
+    return task_index_draw(first ? deduction : abduction, mode, rng);
 }
 
 uint64_t tasks_draw_program(const struct tasks *tasks, enum reference_sampling mode,
                             int64_t candidates, struct rng *rng)
 {
-    uint64_t best = 0;
-    uint32_t best_size = UINT32_MAX;
+    const struct task_entry *best = NULL;
     for (int64_t i = 0; i < candidates; i++) {
-        uint32_t size = 0;
-        uint64_t id = draw_candidate(tasks, mode, rng, &size);
-        if (size < best_size) {
-            best = id;
-            best_size = size;
+        const struct task_entry *entry = draw_candidate(tasks, mode, rng);
+        if (entry != NULL && (best == NULL || entry->size < best->size)) {
+            best = entry;
         }
     }
-    return best;
+    return best != NULL ? best->id : 0;
 }
 
 // Runs a statement that gives no rows and makes it ready for the next time.

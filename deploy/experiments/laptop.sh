@@ -1,10 +1,11 @@
 #!/bin/sh
 # laptop.sh [--quick] [--out DIR] [--steps N] [--tasks N]: does self-play with a verifier improve a small model, and is it the reward that does it?
 # Plays deploy/config/laptop.yaml and its controls, measures every one on the same held-out tasks, and writes DIR/table.md and
-# plots. What is there already is not done again, so an interrupted experiment goes on.
+# plots. What is there already is not done again, so an interrupted experiment goes on; one of other lengths wants a folder of
+# its own.
 set -eu
 cd "$(dirname "$0")/../.."
-out=runs/laptop-experiment
+out=
 quick=
 steps=
 tasks=
@@ -25,11 +26,12 @@ while [ $# -gt 0 ]; do
         cat <<'HELP'
 Usage: deploy/experiments/laptop.sh [--quick] [--out DIR] [--steps N] [--tasks N]
 Plays deploy/config/laptop.yaml and its controls (rewards shuffled, proposer not trained or not held,
-generator tasks, solver only), measures all on the same held-out tasks, and writes table.md, accuracy.png, learning.png and
-proposals.png into DIR (runs/laptop-experiment). Whole: three seeds, two pretrained models, about two hours
-on two idle cores. --quick: one seed, one model, fewer steps and tasks, about ten minutes. --steps and
---tasks set how long every run is and how many held-out tasks of a type measure it. What DIR holds already
-is not done again. KELVIN_BIN names a folder of built programs; without it they are built into build/.
+generator tasks, solver only), measures all on the same held-out tasks, and writes table.md, accuracy.png,
+learning.png and proposals.png into DIR. Whole: three seeds, two pretrained models, about two hours on two
+idle cores, in runs/laptop-experiment. --quick: one seed, one model, fewer steps and tasks, about ten
+minutes, in runs/laptop-experiment-quick. --steps and --tasks set how long every run is and how many
+held-out tasks of a type measure it. What DIR holds already is not done again; other lengths want another
+DIR. KELVIN_BIN names a folder of built programs; without it they are built into build/.
 HELP
         exit 0 ;;
     *)
@@ -38,22 +40,28 @@ HELP
     esac
     shift
 done
+config="--config deploy/config/laptop.yaml"
+model1=deploy/models/laptop
+if [ -n "$quick" ]; then
+    : "${out:=runs/laptop-experiment-quick}" "${steps:=100}" "${tasks:=150}"
+    seeds=1
+else
+    : "${out:=runs/laptop-experiment}" "${steps:=$(sed -n 's/^steps: *\([0-9]*\).*/\1/p' deploy/config/laptop.yaml)}" "${tasks:=500}"
+    seeds="1 2 3"
+fi
+mkdir -p "$out"
+made="steps $steps tasks $tasks"
+if [ -f "$out/made" ] && [ "$(cat "$out/made")" != "$made" ]; then
+    echo "laptop.sh: $out was made with $(cat "$out/made"), not with $made; name another folder with --out" >&2
+    exit 2
+fi
+echo "$made" >"$out/made"
 deploy/install.sh deploy/packages.txt deploy/experiments/packages.txt
 bin=${KELVIN_BIN:-}
 if [ -z "$bin" ]; then
     [ -f build/CMakeCache.txt ] || cmake -B build -G Ninja >/dev/null
     cmake --build build >/dev/null
     bin=build/bin
-fi
-mkdir -p "$out"
-config="--config deploy/config/laptop.yaml"
-model1=deploy/models/laptop
-if [ -n "$quick" ]; then
-    : "${steps:=100}" "${tasks:=150}"
-    seeds=1
-else
-    : "${steps:=$(sed -n 's/^steps: *\([0-9]*\).*/\1/p' deploy/config/laptop.yaml)}" "${tasks:=500}"
-    seeds="1 2 3"
 fi
 # No choice was made on the tasks of this seed: those of seed 1 are for that.
 test_seed=20261127
@@ -81,7 +89,7 @@ play() {
     shift 3
     [ ! -f "$out/eval/$name@$count.json" ] || return 0
     how="$config model=$model steps=$count run_dir=$out/$name checkpoint.keep_every=100 $*"
-    [ ! -f "$out/$name/tasks.db" ] || how="--resume $out/$name steps=$count"
+    [ ! -f "$out/$name/tasks.db" ] || how="--resume $out/$name"
     # shellcheck disable=SC2086
     $bin/kelvin train $how >"$out/$name.log" 2>&1 || { tail -n 20 "$out/$name.log" >&2; exit 1; }
     say "played $name, $count steps"
