@@ -326,7 +326,7 @@ static int read_tasks(struct player *player, Kelvin__Task **out, const uint64_t 
 static void validate(struct player *player, struct group *group)
 {
     Kelvin__Task *parents[TASK_REFERENCES_MAX] = {0};
-    char *programs[TASK_REFERENCES_MAX];
+    char *programs[TASK_REFERENCES_MAX], *inputs[TASK_REFERENCES_MAX];
     Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
     request.check = KELVIN__CHECK__VALIDATE;
     request.role = KELVIN__ROLE__PROPOSE;
@@ -344,8 +344,12 @@ static void validate(struct player *player, struct group *group)
     }
     for (int32_t i = 0; i < group->parent_count; i++) {
         programs[request.n_references++] = parents[i]->program;
+        if (player->config->azr.refuse_copied_inputs && parents[i]->n_inputs > 0) {
+            inputs[request.n_shown_inputs++] = parents[i]->inputs[0];
+        }
     }
     request.references = programs;
+    request.shown_inputs = inputs;
     request.n_helpers = (size_t)group->helper_count;
     request.helpers = group->helpers;
     verify(player, group, &request, on_validated, 0);

@@ -170,6 +170,7 @@ static void test_proposal_is_played(void **state)
     assert_int_equal(request->n_references, 3);
     assert_string_equal(request->references[1], item->request->references[1]);
     assert_int_equal(request->n_helpers, 0);
+    assert_int_equal(request->n_shown_inputs, 0);
     answer_verdict(item, KELVIN__OUTCOME__OK, "def f(a):\n    return a + 1", 1.0F);
     assert_int_equal(scene->validated, 1);
     prompt = next_prompt(&item);
@@ -269,6 +270,28 @@ static void test_composites_are_optional(void **state)
     assert_int_equal(next_prompt(&item)->n_composites, 0);
 }
 
+// With azr.refuse_copied_inputs the verifier is told the inputs that the proposer saw.
+static void test_shown_inputs(void **state)
+{
+    struct scene *scene = *state;
+    scene->config.azr.references = 3;
+    scene->config.azr.refuse_copied_inputs = true;
+    (void)propose(scene, 0);
+    struct asked *item = NULL;
+    const Kelvin__Prompt *prompt = next_prompt(&item);
+    char *seen[3];
+    for (int i = 0; i < 3; i++) {
+        seen[i] = strdup(prompt->references[i]->inputs[0]);
+    }
+    answer_rollout(item, 0, "a proposal");
+    const Kelvin__VerifyRequest *request = next_request(&item);
+    assert_int_equal(request->n_shown_inputs, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(request->shown_inputs[i], seen[i]);
+        free(seen[i]);
+    }
+}
+
 // An infrastructure failure drops a group; it never becomes a score.
 static void test_infrastructure_drops(void **state)
 {
@@ -340,6 +363,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_references_that_do_not_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_composites, setup, teardown),
         cmocka_unit_test_setup_teardown(test_composites_are_optional, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shown_inputs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_infrastructure_drops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_generated_proposals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_short_induction_programs, setup, teardown),

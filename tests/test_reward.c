@@ -43,8 +43,10 @@ static void test_proposer(void **state)
 static void test_every_failure_is_invalid(void **state)
 {
     (void)state;
-    for (int outcome = OUTCOME_WRONG; outcome < OUTCOME_INFRASTRUCTURE; outcome++) {
-        assert_float_equal(proposal((enum outcome)outcome, true, 0.5), -1.0, 0.0);
+    for (int outcome = OUTCOME_WRONG; outcome < OUTCOMES; outcome++) {
+        if (outcome != OUTCOME_INFRASTRUCTURE) {
+            assert_float_equal(proposal((enum outcome)outcome, true, 0.5), -1.0, 0.0);
+        }
     }
 }
 

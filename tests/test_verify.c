@@ -383,6 +383,33 @@ static void test_facts_are_asked_for(void **state)
     assert_false(fixture->has_facts);
 }
 
+// A proposal whose input has the value of one that was shown is COPIED, however that is spelled; a
+// nearly equal one, or one of another type, is not.
+static void test_copied_input(void **state)
+{
+    struct fixture *fixture = *state;
+    char program[] = "def f(s, n=1):\n    return s * n";
+    char shown[] = "'ab', n=3", other[] = "[1, 2]";
+    char *shown_inputs[] = {other, shown};
+    static const struct {
+        const char *input;
+        enum outcome outcome;
+    } rows[] = {{"'ab', n=3", OUTCOME_COPIED}, {"\"ab\",  n=0x3", OUTCOME_COPIED},
+                {"[1,2]", OUTCOME_COPIED},     {"'ab', n=4", OUTCOME_OK},
+                {"'ab', 3", OUTCOME_OK},       {"(1, 2)", OUTCOME_OK}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        char input[16];
+        char *inputs[] = {input};
+        (void)snprintf(input, sizeof(input), "%s", rows[i].input);
+        Kelvin__VerifyRequest request = validation(program, inputs);
+        request.n_shown_inputs = 2;
+        request.shown_inputs = shown_inputs;
+        assert_int_equal(submit(fixture, &request), rows[i].outcome);
+        request.n_shown_inputs = 0; // the verdict is not kept for another question
+        assert_int_equal(submit(fixture, &request), OUTCOME_OK);
+    }
+}
+
 // Seeds lose comments, docstrings and module-level statements, and keep the rest; one that has none
 // of them keeps its text letter for letter.
 static void test_strip(void **state)
@@ -565,6 +592,7 @@ int main(void)
         cmocka_unit_test(test_facts),
         cmocka_unit_test(test_distance),
         cmocka_unit_test(test_facts_are_asked_for),
+        cmocka_unit_test(test_copied_input),
         cmocka_unit_test(test_strip),
         cmocka_unit_test(test_rename),
         cmocka_unit_test(test_composites),

@@ -30,6 +30,7 @@ static struct metric verdicts_total[OUTCOMES] = {
     [OUTCOME_CRASHED] = VERDICTS("crashed"),
     [OUTCOME_MALFORMED] = VERDICTS("malformed"),
     [OUTCOME_INFRASTRUCTURE] = VERDICTS("infrastructure"),
+    [OUTCOME_COPIED] = VERDICTS("copied"),
 };
 // clang-format on
 METRIC(verdict_hits, METRIC_COUNTER, "kelvin_verifier_cache_hits_total{cache=\"verdicts\"}",
@@ -491,7 +492,11 @@ void judge_submit(struct judge *judge, const Kelvin__VerifyRequest *request, jud
     struct error err = {0};
     int code = judge_parts_read(&check->parts, request, &err);
     if (code < 0) {
-        judge_settle(check, code == -ENOMEM ? OUTCOME_INFRASTRUCTURE : OUTCOME_MALFORMED, err.text);
+        judge_settle(check,
+                     code == -ENOMEM   ? OUTCOME_INFRASTRUCTURE
+                     : code == -EEXIST ? OUTCOME_COPIED
+                                       : OUTCOME_MALFORMED,
+                     err.text);
         finish(check);
         return;
     }

@@ -156,6 +156,29 @@ static int parse_inputs(struct judge_parts *parts)
     return 0;
 }
 
+// check_copied refuses inputs of the same value as one that the proposer was shown, however it is
+// spelled.
+static int check_copied(const struct judge_parts *parts, const Kelvin__VerifyRequest *request,
+                        struct error *err)
+{
+    int code = 0;
+    for (size_t s = 0; code == 0 && s < request->n_shown_inputs; s++) {
+        struct bytes shown = {0};
+        const char *text = request->shown_inputs[s];
+        if (literal_parse_arguments(&shown, text, strlen(text), NULL) < 0) {
+            continue;
+        }
+        for (int i = 0; code == 0 && i < parts->input_count; i++) {
+            const struct bytes *own = &parts->arguments[i];
+            if (own->size == shown.size && memcmp(own->data, shown.data, shown.size) == 0) {
+                code = error_set(err, -EEXIST, "the input is that of a task that was shown");
+            }
+        }
+        bytes_finish(&shown);
+    }
+    return code;
+}
+
 static int parse_golds(struct judge_parts *parts)
 {
     parts->gold = calloc((size_t)parts->output_count + 1, sizeof(struct bytes));
@@ -258,6 +281,9 @@ int judge_parts_read(struct judge_parts *out, const Kelvin__VerifyRequest *reque
     code = code < 0 ? code : check_bounds(out, err);
     code = code < 0 ? code : check_presence(out, request->inputs_count, err);
     code = code < 0 ? code : parse_inputs(out);
+    if (code == 0 && out->check == CHECK_VALIDATE) {
+        code = check_copied(out, request, err);
+    }
     code = code < 0 ? code : parse_golds(out);
     return code == -ENOMEM ? error_set(err, code, "out of memory") : code;
 }

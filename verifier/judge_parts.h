@@ -31,7 +31,8 @@ struct judge_parts {
 };
 
 // judge_parts_read fills *out. -EBADMSG with a sentence when the request lacks a part or breaks a
-// bound; *out is then as far as it came. judge_parts_finish frees it either way.
+// bound, -EEXIST when a proposal has an input that its proposer was shown; *out is then as far as
+// it came. judge_parts_finish frees it either way.
 int judge_parts_read(struct judge_parts *out, const Kelvin__VerifyRequest *request,
                      struct error *err);
 void judge_parts_finish(struct judge_parts *parts);

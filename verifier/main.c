@@ -58,7 +58,7 @@ static const char help[] =
     "  --help             this, and all keys\n"
     "\n"
     "Verdicts: ok wrong syntax-error forbidden raised timeout out-of-memory output-too-large\n"
-    "nondeterministic unsupported-value crashed malformed infrastructure\n"
+    "nondeterministic unsupported-value crashed malformed infrastructure copied\n"
     "\n"
     "exit code: 0 when every line has its verdict; 2 for a bad option, configuration, host or\n"
     "stream (a sentence on standard error says which); 130 or 143 when --stdin was interrupted by\n"

@@ -115,6 +115,8 @@ static const struct option rows[] = {
          "an invalid proposal, or a wrong format in either role"),
     REAL("azr.duplicate_reward", azr.duplicate_reward, "1", -1, 1,
          "of a valid proposal that the store holds already; 1: as any other"),
+    BOOL("azr.refuse_copied_inputs", azr.refuse_copied_inputs, "false",
+         "a proposal with the input of a task that its proposer was shown is invalid"),
     BOOL("azr.hold_out", azr.hold_out, "false",
          "train on no proposal and no induction answer that is a program which `kelvin eval` keeps "
          "for tests (a sixteenth)"),

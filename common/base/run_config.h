@@ -79,6 +79,7 @@ struct run_config {
         double zero_learnability_reward;
         double invalid_reward;
         double duplicate_reward;
+        bool refuse_copied_inputs;
         bool hold_out;
         double wrong_reward;
         bool format_reward;

@@ -21,7 +21,7 @@ const char *outcome_name(enum outcome outcome)
     static const char *const names[OUTCOMES] = {
         "ok",      "wrong",         "syntax-error",     "forbidden",        "raised",
         "timeout", "out-of-memory", "output-too-large", "nondeterministic", "unsupported-value",
-        "crashed", "malformed",     "infrastructure",
+        "crashed", "malformed",     "infrastructure",   "copied",
     };
     CHECK((unsigned)outcome < OUTCOMES);
     return names[outcome];

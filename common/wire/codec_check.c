@@ -53,6 +53,7 @@ static const struct bound bounds[] = {
     {&kelvin__verify_request__descriptor, "answer", RESPONSE_BYTES_MAX, 0},
     {&kelvin__verify_request__descriptor, "references", PROGRAM_BYTES_MAX, TASK_REFERENCES_MAX},
     {&kelvin__verify_request__descriptor, "helpers", PROGRAM_BYTES_MAX, COMPOSITES_MAX},
+    {&kelvin__verify_request__descriptor, "shown_inputs", INPUT_BYTES_MAX, TASK_REFERENCES_MAX},
     {&kelvin__verdict__descriptor, "program", PROGRAM_BYTES_MAX, 0},
     {&kelvin__verdict__descriptor, "inputs", INPUT_BYTES_MAX, TASK_INPUTS_MAX},
     {&kelvin__verdict__descriptor, "outputs", RUN_OUTPUT_BYTES_MAX, TASK_INPUTS_MAX},
