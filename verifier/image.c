@@ -85,6 +85,18 @@ void image_restored(struct image *image)
     image->events.idle(image->context, image);
 }
 
+void image_rest(struct image *image)
+{
+    image->state = IMAGE_RESTING;
+    image->events.resting(image->context, image);
+}
+
+void image_audit(struct image *image, bool all)
+{
+    CHECK(image->state == IMAGE_RESTING);
+    image->backend->audit(image, all);
+}
+
 void image_fail(struct image *image, const char *reason)
 {
     if (image->state == IMAGE_LOST) {
@@ -130,7 +142,7 @@ void image_spoil(struct image *image)
     image->spoilt = true;
 }
 
-bool image_audit(struct image *image, bool fresh)
+bool image_audited(struct image *image, bool fresh)
 {
     metric_add(&audits, 1);
     if (!fresh) {

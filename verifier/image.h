@@ -3,7 +3,8 @@
 // per run, rewind restores the process byte for byte.
 //
 // An image is started, becomes idle, takes a run, and reports its end exactly once; then it is idle
-// again or lost. Everything happens on the loop's thread.
+// again, after some runs only when it has been audited, or lost. Everything happens on the loop's
+// thread.
 #ifndef VERIFIER_IMAGE_H
 #define VERIFIER_IMAGE_H
 
@@ -65,6 +66,8 @@ struct image_result {
 
 struct image_events {
     void (*idle)(void *context, struct image *image); // may take a run now
+    // Its run has ended, in an audit: image_audit leads to `idle` or `lost`.
+    void (*resting)(void *context, struct image *image);
     void (*ended)(void *context, struct image *image, const struct image_result *result);
     void (*lost)(void *context, struct image *image); // destroy it; a run in it has ended before
 };
@@ -76,6 +79,10 @@ int image_create(struct image **out, uv_loop_t *loop, const struct image_config 
 // image_run begins a run in an idle image, on `processor` (-1: on any); `ended` follows within
 // timeout_ms, what the run had to wait for a processor (VERIFY_WAITED_MS_MAX), and a little.
 void image_run(struct image *image, const struct image_job *job, int processor);
+
+// image_audit goes on with the audit of a resting image, by a step of some microseconds or, `all`,
+// to its end.
+void image_audit(struct image *image, bool all);
 
 // image_close kills the process and frees the image on a later turn of the loop; no event follows.
 // NULL is allowed.

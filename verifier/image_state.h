@@ -11,11 +11,12 @@ enum image_state {
     IMAGE_IDLE,
     IMAGE_RUNNING,  // a request is with it
     IMAGE_STOPPING, // the run is over or out of time; the back-end brings the fresh state back
+    IMAGE_RESTING,  // the fresh state is back, and is being compared with the snapshot
     IMAGE_LOST,     // of no use any more
 };
 
-// How a back-end brings an image back. `stop` ends in image_restored or image_fail, at once or on a
-// later turn of the loop.
+// How a back-end brings an image back. `stop` ends in image_restored, image_rest or image_fail, at
+// once or on a later turn of the loop.
 struct image_backend {
     int (*prepare)(struct image *image, struct error *err); // ready: take it over
     void (*begin)(struct image *image);                     // the request is on its way; or NULL
@@ -24,7 +25,10 @@ struct image_backend {
     uint64_t (*cpu_ns)(const struct image *image);
     pid_t (*runner)(const struct image *image); // the process that has the run
     void (*impatient)(struct image *image);     // the timer that stop() started has run out
-    void (*destroy)(struct image *image);       // of backend_data, which may be NULL
+    // Goes on with the audit of a resting image, which ends in image_restored or image_fail. NULL:
+    // its images never rest.
+    void (*audit)(struct image *image, bool all);
+    void (*destroy)(struct image *image); // of backend_data, which may be NULL
 };
 
 extern const struct image_backend zygote_backend;
@@ -81,8 +85,10 @@ void image_wait_ms(struct image *image, uint32_t ms);
 // image_report hands the result to the asker, once.
 void image_report(struct image *image);
 
-// image_restored makes the image idle; image_fail makes it lost, with a reason for the log.
+// image_restored makes the image idle, image_rest lets it rest in an audit; image_fail makes it
+// lost, with a reason for the log.
 void image_restored(struct image *image);
+void image_rest(struct image *image);
 void image_fail(struct image *image, const char *reason);
 
 // image_drain throws away what is left in the reply pipe, image_take_back what a run has left
@@ -93,7 +99,7 @@ void image_take_back(struct image *image);
 // image_spoil makes the run that is going on a crash, whatever it said.
 void image_spoil(struct image *image);
 
-// image_audit counts a full comparison and gives its result back; a failed one is an alarm.
-bool image_audit(struct image *image, bool fresh);
+// image_audited counts a full comparison and gives its result back; a failed one is an alarm.
+bool image_audited(struct image *image, bool fresh);
 
 #endif

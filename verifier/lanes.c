@@ -79,14 +79,14 @@ bool lanes_is_free(const struct lanes *lanes, int lane)
     return lane >= 0 && !lanes->lane[lane].taken;
 }
 
-bool lanes_all_taken(const struct lanes *lanes)
+int lanes_free(const struct lanes *lanes)
 {
-    return lanes->taken == lanes->count;
+    return lanes->count - lanes->taken;
 }
 
 int lanes_take(struct lanes *lanes, int wish)
 {
-    CHECK(!lanes_all_taken(lanes));
+    CHECK(lanes_free(lanes) > 0);
     int lane = lanes_is_free(lanes, wish) ? wish : 0;
     while (lanes->lane[lane].taken) {
         lane++;

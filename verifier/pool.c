@@ -37,6 +37,7 @@ struct slot {
     bool ready; // it has been idle at least once
     bool idle;
     bool running; // in its lane: it has a run, or is brought back from one
+    bool resting; // in an audit
 };
 
 struct pool {
@@ -45,6 +46,8 @@ struct pool {
     pool_ready_fn *on_ready; // NULL after the call
     void *context;
     uv_timer_t retry;
+    uv_idle_t auditor; // active while an image rests and none runs
+    int handles_open;
     struct pool_run *queue[VARIANTS + 1];
     int waiting[VARIANTS + 1];
     struct slot **slots; // [slot_count], at most workers * VARIANTS
@@ -105,6 +108,15 @@ static struct pool_run *pop(struct pool *pool, int queue)
         pool->waiting[queue]--;
     }
     return run;
+}
+
+static int count_waiting(const struct pool *pool)
+{
+    int count = 0;
+    for (int queue = 0; queue <= VARIANTS; queue++) {
+        count += pool->waiting[queue];
+    }
+    return count;
 }
 
 // The run that an image of `variant` takes next.
@@ -212,7 +224,7 @@ static void begin_run(struct slot *slot, struct pool_run *run)
 // Gives runs to idle images; `stay`: only to those whose lane is free.
 static void dispatch_to(struct pool *pool, bool stay)
 {
-    for (int i = 0; i < pool->slot_count && !lanes_all_taken(pool->lanes); i++) {
+    for (int i = 0; i < pool->slot_count && lanes_free(pool->lanes) > 0; i++) {
         struct slot *slot = pool->slots[i];
         bool asked = slot->idle && (!stay || lanes_is_free(pool->lanes, slot->lane));
         struct pool_run *run = asked ? pop_for(pool, slot->variant) : NULL;
@@ -222,13 +234,79 @@ static void dispatch_to(struct pool *pool, bool stay)
     }
 }
 
+// --- audits ---
+
+static struct slot *find_resting(const struct pool *pool)
+{
+    for (int i = 0; i < pool->slot_count; i++) {
+        if (pool->slots[i]->resting) {
+            return pool->slots[i];
+        }
+    }
+    return NULL;
+}
+
+static void audit_some(struct pool *pool)
+{
+    struct slot *slot = find_resting(pool);
+    if (slot != NULL) {
+        image_audit(slot->image, false);
+    }
+}
+
+static void on_time_to_audit(uv_idle_t *idle)
+{
+    audit_some(idle->data);
+}
+
+// Images that will be idle on this turn of the loop: their runs have ended.
+static int count_ending(const struct pool *pool)
+{
+    int count = 0;
+    for (int i = 0; i < pool->slot_count; i++) {
+        count += pool->slots[i]->running && pool->slots[i]->run == NULL;
+    }
+    return count;
+}
+
+// Runs that can begin now.
+static int count_startable(const struct pool *pool)
+{
+    int idle = 0;
+    for (int i = 0; i < pool->slot_count; i++) {
+        idle += pool->slots[i]->idle;
+    }
+    int lanes = lanes_free(pool->lanes);
+    return idle < lanes ? idle : lanes;
+}
+
+// Where more runs wait than begin now or soon, a resting image is needed: its audit is brought to
+// its end. True when that was so; what came of it has called dispatch.
+static bool wake_up(struct pool *pool, int startable)
+{
+    struct slot *slot = find_resting(pool);
+    if (slot == NULL || count_waiting(pool) <= startable + count_ending(pool)) {
+        return false;
+    }
+    image_audit(slot->image, true);
+    return true;
+}
+
 static void dispatch(struct pool *pool)
 {
+    if (pool->closing || wake_up(pool, count_startable(pool))) {
+        return;
+    }
     dispatch_to(pool, true);
     dispatch_to(pool, false);
-    if (!pool->closing && !lanes_all_taken(pool->lanes)) {
+    if (pool->closing || wake_up(pool, 0)) {
+        return;
+    }
+    if (lanes_free(pool->lanes) > 0) {
         grow(pool);
     }
+    bool quiet = find_resting(pool) != NULL && lanes_free(pool->lanes) == pool->config.workers;
+    (void)(quiet ? uv_idle_start(&pool->auditor, on_time_to_audit) : uv_idle_stop(&pool->auditor));
 }
 
 // --- when nothing can be started ---
@@ -294,6 +372,7 @@ static void on_idle(void *context, struct image *image)
 {
     struct slot *slot = context;
     struct pool *pool = slot->pool;
+    slot->resting = false;
     leave_lane(slot);
     if (image_runs(image) >= pool->config.retire_runs) {
         pool->stats.retired++;
@@ -310,6 +389,16 @@ static void on_idle(void *context, struct image *image)
         tell_ready(pool, NULL);
     }
     dispatch(pool);
+    audit_some(pool);
+}
+
+static void on_resting(void *context, struct image *image)
+{
+    struct slot *slot = context;
+    (void)image;
+    slot->resting = true;
+    leave_lane(slot);
+    dispatch(slot->pool);
 }
 
 static void count_result(struct pool *pool, const struct image_result *result)
@@ -357,7 +446,8 @@ static void on_lost(void *context, struct image *image)
     dispatch(pool);
 }
 
-static const struct image_events events = {.idle = on_idle, .ended = on_ended, .lost = on_lost};
+static const struct image_events events = {
+    .idle = on_idle, .resting = on_resting, .ended = on_ended, .lost = on_lost};
 
 // --- the interface ---
 
@@ -381,8 +471,9 @@ int pool_create(struct pool **out, uv_loop_t *loop, const struct pool_config *co
     pool->on_ready = on_ready;
     pool->context = context;
     pool->slots = slots;
-    CHECK(uv_timer_init(loop, &pool->retry) == 0);
-    pool->retry.data = pool;
+    CHECK(uv_timer_init(loop, &pool->retry) == 0 && uv_idle_init(loop, &pool->auditor) == 0);
+    pool->retry.data = pool->auditor.data = pool;
+    pool->handles_open = 2;
     *out = pool;
     for (int variant = 0; variant < FIRST_VARIANTS; variant++) {
         start_image(pool, variant);
@@ -393,6 +484,9 @@ int pool_create(struct pool **out, uv_loop_t *loop, const struct pool_config *co
 static void on_closed(uv_handle_t *handle)
 {
     struct pool *pool = handle->data;
+    if (--pool->handles_open > 0) {
+        return;
+    }
     free(pool->slots);
     lanes_destroy(pool->lanes);
     free(pool);
@@ -408,6 +502,7 @@ void pool_close(struct pool *pool)
         remove_slot(pool, pool->slots[0]);
     }
     uv_close((uv_handle_t *)&pool->retry, on_closed);
+    uv_close((uv_handle_t *)&pool->auditor, on_closed);
 }
 
 void pool_submit(struct pool *pool, struct pool_run *run)
@@ -425,9 +520,7 @@ struct pool_stats pool_stats(const struct pool *pool)
         stats.running += pool->slots[i]->running;
     }
     stats.images = pool->slot_count;
-    for (int queue = 0; queue <= VARIANTS; queue++) {
-        stats.waiting += pool->waiting[queue];
-    }
+    stats.waiting = count_waiting(pool);
     return stats;
 }
 

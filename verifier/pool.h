@@ -2,6 +2,10 @@
 // that may take them is free; at most `workers` run at once. Images are started when they are
 // needed, up to `workers` of each variant, and retired after enough runs or on any surprise.
 //
+// An audit of an image keeps no run waiting that another image can take: it goes on in steps, one
+// after each run and all of them while nothing runs. Where runs wait nevertheless, the audit is
+// brought to its end first.
+//
 // A run that loses its image (the host killed it, say) is tried once more elsewhere.
 #ifndef VERIFIER_POOL_H
 #define VERIFIER_POOL_H

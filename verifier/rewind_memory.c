@@ -78,6 +78,8 @@ struct rewind_memory {
     size_t sweep_count;
     uint32_t run;  // of LEARN_EVERY; the first LEARN_RUNS count
     uint8_t *heat; // [size / PAGE] runs of the learning ones that wrote to the page
+    size_t compared_region; // the comparison that goes on: up to here
+    uint64_t compared;      // bytes of that region
     struct scan_range ranges[RANGES_MAX];
 };
 
@@ -272,35 +274,49 @@ void rewind_memory_restored(struct rewind_memory *memory)
 {
     memory->order_count = 0;
     memory->orders->order[0] = (struct image_order){0};
+    memory->compared_region = 0;
+    memory->compared = 0;
 }
 
-// Looks only where there is data, since a look at nothing would make pages of it.
-static bool equals_snapshot(const struct rewind_memory *memory, const struct image_region *region)
+// Compares `*size` bytes of a tracked region, or fewer: it looks only where there is data, since a
+// look at nothing would make pages of it. *size becomes what is done with.
+static bool equals_snapshot(const struct rewind_memory *memory, const struct image_region *region,
+                            uint64_t from, uint64_t *size)
 {
-    off_t size = (off_t)memory->size; // distance from a byte to its snapshot
+    off_t distance = (off_t)memory->size; // from a byte to its snapshot
+    off_t start = (off_t)(region->offset + from);
     off_t end = (off_t)(region->offset + region->size);
-    for (off_t at = (off_t)region->offset; at < end;) {
-        off_t data = next_data(memory, at, end);
-        if (next_data(memory, size + at, size + data) < size + data) {
-            return false; // the snapshot holds more
-        }
-        at = next_hole(memory, data, end);
-        if (memcmp(memory->live + data, memory->snapshot + data, (size_t)(at - data)) != 0) {
-            return false;
-        }
+    off_t data = next_data(memory, start, end);
+    if (next_data(memory, distance + start, distance + data) < distance + data) {
+        return false; // the snapshot holds more
     }
-    return true;
+    off_t hole = next_hole(memory, data, end);
+    size_t count = (uint64_t)(hole - data) < *size ? (size_t)(hole - data) : (size_t)*size;
+    *size = (uint64_t)(data - start) + count;
+    return memcmp(memory->live + data, memory->snapshot + data, count) == 0;
 }
 
-bool rewind_memory_is_fresh(const struct rewind_memory *memory)
+enum rewind_comparison rewind_memory_compare(struct rewind_memory *memory, size_t size)
 {
-    for (size_t i = 0; i < memory->region_count; i++) {
-        const struct image_region *region = &memory->regions[i];
-        if (region->tracked ? !equals_snapshot(memory, region) : !is_empty(memory, region)) {
-            return false;
+    for (uint64_t done = 0; memory->compared_region < memory->region_count;) {
+        if (done >= size) {
+            return COMPARISON_GOES_ON;
+        }
+        const struct image_region *region = &memory->regions[memory->compared_region];
+        uint64_t step = size - done;
+        bool equal = region->tracked ? equals_snapshot(memory, region, memory->compared, &step)
+                                     : is_empty(memory, region);
+        if (!equal) {
+            return COMPARISON_DIFFERENT;
+        }
+        done += region->tracked ? step : 0;
+        memory->compared += region->tracked ? step : region->size;
+        if (memory->compared == region->size) {
+            memory->compared_region++;
+            memory->compared = 0;
         }
     }
-    return true;
+    return COMPARISON_EQUAL;
 }
 
 // --- opening ---
@@ -316,8 +332,10 @@ static bool is_ours(const struct rewind_memory *memory, uint64_t start, uint64_t
     return start >= end;
 }
 
-// Every writable mapping of the process must be a part of the regions and lie in the file.
-static int check_mappings(const struct rewind_memory *memory, pid_t pid, struct error *err)
+// Every writable mapping of the process must be a part of the regions and lie in the file. Of its
+// program, which lies below, it then gets the pages that it touches and not their neighbours: that
+// is how the kernel treats what it tracks. Where it refuses, more memory is in use.
+static int check_mappings(struct rewind_memory *memory, pid_t pid, struct error *err)
 {
     char path[64];
     char line[512];
@@ -338,6 +356,9 @@ static int check_mappings(const struct rewind_memory *memory, pid_t pid, struct 
         int fields = sscanf(line, "%lx-%lx %7s %lx %*s %lu", &start, &end, mode, &offset, &inode);
         good = fields == 5 && (mode[1] != 'w' || (inode == file.st_ino && offset < memory->size &&
                                                   is_ours(memory, start, end)));
+        if (good && end <= memory->regions[0].start) {
+            (void)track(memory, start, end - start);
+        }
     }
     (void)fclose(maps);
     return good ? 0 : error_set(err, -EPERM, "it can write to memory that is not tracked");
@@ -462,13 +483,13 @@ int rewind_memory_open(struct rewind_memory **out, pid_t pid, const struct rewin
         return error_set(err, -EBADMSG, "it describes its memory wrongly");
     }
     plan_sweeps(memory);
-    code = check_mappings(memory, pid, err);
-    if (code < 0) {
-        return code;
-    }
     code = start_tracking(memory);
     if (code < 0) {
         return error_set(err, code, "its memory cannot be tracked (errno %d)", -code);
+    }
+    code = check_mappings(memory, pid, err);
+    if (code < 0) {
+        return code;
     }
     *out = TAKE(memory);
     return 0;

@@ -41,8 +41,10 @@ void rewind_memory_close(struct rewind_memory *memory); // NULL is allowed
 int rewind_memory_restore(struct rewind_memory *memory, bool stop_again, struct error *err);
 void rewind_memory_restored(struct rewind_memory *memory);
 
-// rewind_memory_is_fresh compares every byte with the snapshot.
-bool rewind_memory_is_fresh(const struct rewind_memory *memory);
+// rewind_memory_compare compares every byte with the snapshot, in steps of about `size` bytes: the
+// first one after rewind_memory_restored begins, and the image stays stopped until the last.
+enum rewind_comparison { COMPARISON_GOES_ON, COMPARISON_EQUAL, COMPARISON_DIFFERENT };
+enum rewind_comparison rewind_memory_compare(struct rewind_memory *memory, size_t size);
 
 // rewind_memory_probe says whether this kernel can track and scan. -ENOTSUP with the reason.
 int rewind_memory_probe(struct error *err);
