@@ -203,7 +203,8 @@ static void test_a_difference_is_an_alarm(void **state)
         ssize_t size = readlink(path, name, sizeof(name) - 1);
         name[size < 0 ? 0 : size] = '\0';
         if (strstr(name, "memfd:kelvin-image") != NULL) {
-            change_last_byte(file, (lseek(file, 0, SEEK_END) - (off_t)sizeof(struct image_orders)) / 2);
+            change_last_byte(file,
+                             (lseek(file, 0, SEEK_END) - (off_t)sizeof(struct image_orders)) / 2);
             changed++;
         }
     }

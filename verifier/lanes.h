@@ -21,7 +21,7 @@ void lanes_destroy(struct lanes *lanes); // NULL is allowed
 void lanes_settle(struct lanes *lanes);
 
 bool lanes_is_free(const struct lanes *lanes, int lane); // false for -1
-int lanes_free(const struct lanes *lanes); // how many are
+int lanes_free(const struct lanes *lanes);               // how many are
 
 // lanes_take takes the lane `wish` if it is free, or else another; one must be free.
 int lanes_take(struct lanes *lanes, int wish);

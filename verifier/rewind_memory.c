@@ -76,8 +76,8 @@ struct rewind_memory {
     size_t region_count;
     struct sweep sweeps[IMAGE_REGIONS_MAX];
     size_t sweep_count;
-    uint32_t run;  // of LEARN_EVERY; the first LEARN_RUNS count
-    uint8_t *heat; // [size / PAGE] runs of the learning ones that wrote to the page
+    uint32_t run;           // of LEARN_EVERY; the first LEARN_RUNS count
+    uint8_t *heat;          // [size / PAGE] runs of the learning ones that wrote to the page
     size_t compared_region; // the comparison that goes on: up to here
     uint64_t compared;      // bytes of that region
     struct scan_range ranges[RANGES_MAX];
@@ -332,10 +332,8 @@ static bool is_ours(const struct rewind_memory *memory, uint64_t start, uint64_t
     return start >= end;
 }
 
-// Every writable mapping of the process must be a part of the regions and lie in the file. Of its
-// program, which lies below, it then gets the pages that it touches and not their neighbours: that
-// is how the kernel treats what it tracks. Where it refuses, more memory is in use.
-static int check_mappings(struct rewind_memory *memory, pid_t pid, struct error *err)
+// Every writable mapping of the process must be a part of the regions and lie in the file.
+static int check_mappings(const struct rewind_memory *memory, pid_t pid, struct error *err)
 {
     char path[64];
     char line[512];
@@ -356,9 +354,6 @@ static int check_mappings(struct rewind_memory *memory, pid_t pid, struct error 
         int fields = sscanf(line, "%lx-%lx %7s %lx %*s %lu", &start, &end, mode, &offset, &inode);
         good = fields == 5 && (mode[1] != 'w' || (inode == file.st_ino && offset < memory->size &&
                                                   is_ours(memory, start, end)));
-        if (good && end <= memory->regions[0].start) {
-            (void)track(memory, start, end - start);
-        }
     }
     (void)fclose(maps);
     return good ? 0 : error_set(err, -EPERM, "it can write to memory that is not tracked");
@@ -483,13 +478,13 @@ int rewind_memory_open(struct rewind_memory **out, pid_t pid, const struct rewin
         return error_set(err, -EBADMSG, "it describes its memory wrongly");
     }
     plan_sweeps(memory);
-    code = start_tracking(memory);
-    if (code < 0) {
-        return error_set(err, code, "its memory cannot be tracked (errno %d)", -code);
-    }
     code = check_mappings(memory, pid, err);
     if (code < 0) {
         return code;
+    }
+    code = start_tracking(memory);
+    if (code < 0) {
+        return error_set(err, code, "its memory cannot be tracked (errno %d)", -code);
     }
     *out = TAKE(memory);
     return 0;
