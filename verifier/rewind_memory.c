@@ -332,8 +332,10 @@ static bool is_ours(const struct rewind_memory *memory, uint64_t start, uint64_t
     return start >= end;
 }
 
-// Every writable mapping of the process must be a part of the regions and lie in the file.
-static int check_mappings(const struct rewind_memory *memory, pid_t pid, struct error *err)
+// Every writable mapping of the process must be a part of the regions and lie in the file. Of its
+// program, which lies below, it then gets the pages that it touches and not their neighbours: that
+// is how the kernel treats what it tracks. Where it refuses, more memory is in use.
+static int check_mappings(struct rewind_memory *memory, pid_t pid, struct error *err)
 {
     char path[64];
     char line[512];
@@ -354,6 +356,9 @@ static int check_mappings(const struct rewind_memory *memory, pid_t pid, struct 
         int fields = sscanf(line, "%lx-%lx %7s %lx %*s %lu", &start, &end, mode, &offset, &inode);
         good = fields == 5 && (mode[1] != 'w' || (inode == file.st_ino && offset < memory->size &&
                                                   is_ours(memory, start, end)));
+        if (good && end <= memory->regions[0].start) {
+            (void)track(memory, start, end - start);
+        }
     }
     (void)fclose(maps);
     return good ? 0 : error_set(err, -EPERM, "it can write to memory that is not tracked");
@@ -478,13 +483,13 @@ int rewind_memory_open(struct rewind_memory **out, pid_t pid, const struct rewin
         return error_set(err, -EBADMSG, "it describes its memory wrongly");
     }
     plan_sweeps(memory);
-    code = check_mappings(memory, pid, err);
-    if (code < 0) {
-        return code;
-    }
     code = start_tracking(memory);
     if (code < 0) {
         return error_set(err, code, "its memory cannot be tracked (errno %d)", -code);
+    }
+    code = check_mappings(memory, pid, err);
+    if (code < 0) {
+        return code;
     }
     *out = TAKE(memory);
     return 0;

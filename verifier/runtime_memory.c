@@ -321,8 +321,14 @@ static size_t tracked_size(const struct mapping *map, struct pagemap *pagemap)
     return tracked < size ? tracked : size;
 }
 
-// Replaces one mapping by the same bytes in the file. Between the copy and the change nothing may
-// be written to it: this function keeps its state on the stack, which is there already.
+static bool is_zero(const uint8_t *page)
+{
+    return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
+}
+
+// Replaces one mapping by the same bytes in the file, where zeros take no memory. Between the copy
+// and the change nothing may be written to it: this function keeps its state on the stack, which is
+// there already.
 static bool move(const struct mapping *map, int memory, struct pagemap *pagemap, off_t offset)
 {
     size_t size = map->end - map->start;
@@ -331,9 +337,10 @@ static bool move(const struct mapping *map, int memory, struct pagemap *pagemap,
         return failed("map the shared memory");
     }
     for (size_t at = 0; at < size; at += PAGE) {
-        if (!map->anonymous || is_in_use(pagemap, map->start + at)) {
-            // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of /proc/self/maps
-            memcpy(there + at, (const void *)(map->start + at), PAGE);
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of /proc/self/maps
+        const uint8_t *page = (const uint8_t *)(map->start + at);
+        if ((!map->anonymous || is_in_use(pagemap, map->start + at)) && !is_zero(page)) {
+            memcpy(there + at, page, PAGE);
         }
     }
     // NOLINTNEXTLINE(performance-no-int-to-ptr)
