@@ -268,7 +268,7 @@ int feed_open(struct feed **out, uv_loop_t *loop, void *zmq, const struct run_co
     const struct worker_config worker = {.endpoint = config->endpoint,
                                          .kind = KELVIN__WORKER_KIND__ACTOR,
                                          .capacity = (uint32_t)config->actor.capacity,
-                                         .engine = kernels_best()->name,
+                                         .engine = kernels_best(COMPUTE_F32)->name,
                                          .connect_timeout_ms =
                                              (uint32_t)(config->connect_timeout_s * 1000)};
     const struct worker_events callbacks = {.context = feed,

@@ -131,14 +131,13 @@ static int make_engine(struct actor *actor, struct model *model, uint64_t versio
 // begin makes the engine of the first version.
 static int begin(struct actor *actor, const struct weights_version *version, struct error *err)
 {
-    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     struct shape shape;
     int code = read_files(actor, &shape, version, err);
     if (code < 0) {
         return code;
     }
     CLEANUP(model_destroyp) struct model *model = NULL;
-    code = model_create(&model, &shape, computes[actor->config.learner.compute], err);
+    code = model_create(&model, &shape, (enum compute)actor->config.learner.compute, err);
     if (code < 0) {
         return code;
     }

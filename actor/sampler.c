@@ -43,7 +43,7 @@ int sampler_create(struct sampler **out, int32_t V, struct error *err)
     }
     sampler->V = V;
     sampler->blocks = (V + SUM_BLOCK - 1) / SUM_BLOCK;
-    sampler->kernels = kernels_best();
+    sampler->kernels = kernels_best(COMPUTE_F32);
     sampler->sums = calloc((size_t)sampler->blocks, sizeof(*sampler->sums));
     sampler->weights = calloc((size_t)V, sizeof(*sampler->weights));
     sampler->candidates = calloc((size_t)V, sizeof(*sampler->candidates));

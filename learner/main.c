@@ -1,5 +1,6 @@
 // kelvin-learner: rank 0 of a run: options, the run, the loop.
 #include "common/base/log.h"
+#include "common/tensor/kernels.h"
 #include "common/wire/http.h"
 #include "learner/evaluate.h"
 #include "learner/exit.h"
@@ -187,6 +188,9 @@ int main(int argc, char **argv)
         log_error("learner", "%s", err.text);
         return EXIT_BAD_INPUT;
     }
+    // What auto is here goes into the run folder, so that a run is resumed in the same type
+    // anywhere.
+    config.learner.compute = (int)kernels_best((enum compute)config.learner.compute)->compute;
     if (command.pretrain) {
         return pretrain_run(&config, resume);
     }

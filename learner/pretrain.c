@@ -329,9 +329,8 @@ static int open_folder(struct pretrain *run, bool resume, struct error *err)
 
 static int open_trainer(struct pretrain *run, bool resume, struct error *err)
 {
-    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     const struct run_config *config = run->config;
-    const struct trainer_config trainer = {.compute = computes[config->learner.compute],
+    const struct trainer_config trainer = {.compute = (enum compute)config->learner.compute,
                                            .published = published(config),
                                            .threads = (int32_t)config->learner.threads,
                                            .micro_tokens = (int32_t)config->learner.micro_tokens};

@@ -164,7 +164,6 @@ static int find_reference(const float **out, float **own, const struct run_confi
 int rank_trainer(struct trainer **out, const struct run_config *config, const struct shape *shape,
                  const float *weights, struct collective *collective, struct error *err)
 {
-    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     CLEANUP(freep) float *own = NULL;
     const float *reference = NULL;
     int code = find_reference(&reference, &own, config, shape, weights, err);
@@ -172,7 +171,7 @@ int rank_trainer(struct trainer **out, const struct run_config *config, const st
         return code;
     }
     const struct trainer_config trainer = {
-        .compute = computes[config->learner.compute],
+        .compute = (enum compute)config->learner.compute,
         .published = config->learner.published == PUBLISH_BF16 ? DTYPE_BF16 : DTYPE_F32,
         .threads = (int32_t)config->learner.threads,
         .micro_tokens = (int32_t)config->learner.micro_tokens,

@@ -213,8 +213,11 @@ static const struct option rows[] = {
         "threads of a rank; 0: the cores, shared out"),
     INT("learner.micro_tokens", learner.micro_tokens, "2048", 64, 1 << 20,
         "token budget of a micro-batch"),
-    CHOICE("learner.compute", learner.compute, "auto", compute_names,
-           "compute type of actor and learner"),
+    CHOICE(
+        "learner.compute", learner.compute, "auto", compute_names,
+        "what products are computed in, by actors and learner: f32; bf16: both sides rounded to "
+        "bf16 and added in f32; auto: bf16 where that is faster (AMD with AVX512-BF16), else f32. "
+        "Each has the same bits on every host, so name one where hosts differ in kind"),
     CHOICE("learner.published", learner.published, "bf16", published_names,
            "type of the published weights"),
     INT("learner.lease_s", learner.lease_s, "600", 1, 86400,

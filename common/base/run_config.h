@@ -20,7 +20,6 @@ enum baseline { BASELINE_BLOCK, BASELINE_TASK };
 enum aggregate { AGGREGATE_BLOCK, AGGREGATE_TOKEN };
 enum induction_score { SCORE_BINARY, SCORE_FRACTION, SCORE_ANY };
 enum lr_schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
-enum compute_choice { CHOOSE_AUTO, CHOOSE_F32, CHOOSE_BF16 };
 enum collective_choice { COLLECTIVE_HOST, COLLECTIVE_NCCL };
 enum published_type { PUBLISH_BF16, PUBLISH_F32 };
 
@@ -124,7 +123,7 @@ struct run_config {
         int64_t rank_limit_s;
         int64_t threads;
         int64_t micro_tokens;
-        int compute;
+        int compute; // an enum compute of common/tensor/kernels.h
         int published;
         int64_t lease_s;
         char http[CONFIG_STRING_MAX];

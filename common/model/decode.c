@@ -342,5 +342,5 @@ void decode_run(struct decode *decode, const struct model *model, struct kv_memo
 
 float logprob_of(const float *logits, int32_t V, int32_t token)
 {
-    return logits[token] - kernels_best()->log_sum_exp(logits, V);
+    return logits[token] - kernels_best(COMPUTE_F32)->log_sum_exp(logits, V);
 }

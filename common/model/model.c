@@ -7,12 +7,8 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-// Bumped when a change of the arithmetic changes bits.
-static const char numerics_build[] = "kelvin1";
 
 static int rope_fill(struct model *model, struct error *err)
 {
@@ -49,9 +45,9 @@ static struct matrix matrix_plan(struct model *model, int32_t layer, enum param_
 {
     struct matrix matrix = {.rows = vector_of(model, layer, role), .N = N, .K = K};
     if (model->packed != NULL) { // not in the first run of plan()
-        matrix.packed = operand_packed(model->packed + model->packed_floats, K);
+        matrix.packed = operand_packed(model->compute, model->packed + model->packed_floats, K);
     }
-    model->packed_floats += (size_t)packed_count(N, K);
+    model->packed_floats += (size_t)packed_count(model->compute, N, K);
     return matrix;
 }
 
@@ -92,17 +88,21 @@ static void plan(struct model *model)
     model->head = matrix_plan(model, -1, s->tied ? PARAM_EMBED : PARAM_HEAD, s->V, s->C);
 }
 
-static int resolve_compute(struct model *model, enum compute compute, struct error *err)
+// The results of a compute type are the same on every instruction set, so the id does not name it.
+// Its first word is bumped when a change of the arithmetic changes bits.
+static const char *const numerics_ids[] = {
+    [COMPUTE_F32] = "kelvin1-cpu-f32",
+    [COMPUTE_BF16] = "kelvin1-cpu-bf16",
+};
+
+enum compute numerics_compute(const char *numerics)
 {
-    if (compute == COMPUTE_BF16) {
-        return error_set(err, -ENOTSUP,
-                         "compute bf16 is not available on this host; use auto or f32");
+    for (enum compute compute = COMPUTE_F32; compute <= COMPUTE_BF16; compute++) {
+        if (strcmp(numerics, numerics_ids[compute]) == 0) {
+            return compute;
+        }
     }
-    model->compute = COMPUTE_F32;
-    model->kernels = kernels_best();
-    // f32 results are the same on every instruction set, so the id does not name it.
-    (void)snprintf(model->numerics, sizeof(model->numerics), "%s-cpu-f32", numerics_build);
-    return 0;
+    return COMPUTE_AUTO;
 }
 
 int model_create(struct model **out, const struct shape *shape, enum compute compute,
@@ -113,10 +113,10 @@ int model_create(struct model **out, const struct shape *shape, enum compute com
         return error_set(err, -ENOMEM, "model: out of memory");
     }
     model->shape = *shape;
-    int code = resolve_compute(model, compute, err);
-    if (code == 0) {
-        code = params_init(&model->params, shape, err);
-    }
+    model->kernels = kernels_best(compute);
+    model->compute = model->kernels->compute;
+    model->numerics = numerics_ids[model->compute];
+    int code = params_init(&model->params, shape, err);
     if (code < 0) {
         return code;
     }
@@ -151,9 +151,9 @@ void model_destroy(struct model *model)
     }
 }
 
-static void matrix_pack(const struct matrix *matrix)
+static void matrix_pack(const struct model *model, const struct matrix *matrix)
 {
-    pack_transposed(without_const(matrix->packed.data), matrix->rows, matrix->N, matrix->K);
+    model->kernels->pack(without_const(matrix->packed.data), matrix->rows, matrix->N, matrix->K);
 }
 
 void model_set(struct model *model, const float *weights, enum dtype type)
@@ -166,12 +166,12 @@ void model_set(struct model *model, const float *weights, enum dtype type)
     }
     for (int32_t l = 0; l < model->shape.L; l++) {
         const struct layer *layer = &model->layers[l];
-        matrix_pack(&layer->qkv);
-        matrix_pack(&layer->out);
-        matrix_pack(&layer->up);
-        matrix_pack(&layer->down);
+        matrix_pack(model, &layer->qkv);
+        matrix_pack(model, &layer->out);
+        matrix_pack(model, &layer->up);
+        matrix_pack(model, &layer->down);
     }
-    matrix_pack(&model->head);
+    matrix_pack(model, &model->head);
 }
 
 int model_load(struct model **out, const char *dir, enum compute compute, struct error *err)

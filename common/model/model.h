@@ -1,9 +1,8 @@
 // model.h: one version's weights in the form that the kernels use.
 //
 // The engine is one (DESIGN section 2): actor and learner both compute with a `struct model`, so
-// equal weights give equal bits. Compute types: f32 (fused multiply-adds in K order, the same bits
-// on every host) and bf16 (both sides of every product rounded to bf16, accumulated in f32), where
-// the host has instructions for it.
+// equal weights give equal bits. Compute types (kernels.h): f32, and bf16, where both sides of
+// every product are rounded to bf16 and added in f32. Either has the same bits on every host.
 #ifndef COMMON_MODEL_MODEL_H
 #define COMMON_MODEL_MODEL_H
 
@@ -12,8 +11,6 @@
 #include "common/model/shape.h"
 #include "common/tensor/kernels.h"
 #include "common/tensor/tensor.h"
-
-enum compute { COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16 };
 
 // struct matrix is one weight matrix W [N, K]: as it is, and packed as the right side of x·Wᵀ.
 struct matrix {
@@ -48,16 +45,19 @@ struct model {
     float *rope; // [T, D]: D/2 cosines, then D/2 sines, of each position; NULL without RoPE
     struct layer *layers; // [L]
     const float *embed, *positions, *final_norm, *final_norm_bias;
-    struct matrix head; // [V, C]; the embedding when tied
-    char numerics[64]; // numerics id: build, instruction set, compute type. Equal ids compute equal
-                       // bits
+    struct matrix head;   // [V, C]; the embedding when tied
+    const char *numerics; // numerics id: build, device, compute type. Equal ids compute equal bits
 };
 
 // model_create makes room for a model of `shape`; the weights are undefined until model_set.
-// `compute` AUTO becomes what is fastest on this host; a type that the host lacks is -ENOTSUP.
+// `compute` AUTO becomes what is fastest on this host.
 int model_create(struct model **out, const struct shape *shape, enum compute compute,
                  struct error *err);
 void model_destroy(struct model *model);
+
+// numerics_compute is the compute type that a numerics id names; AUTO when the id is another
+// build's.
+enum compute numerics_compute(const char *numerics);
 
 // model_set takes `weights` [params.elements] (f32) and packs them. With `type` DTYPE_BF16 every
 // weight is first rounded to bf16 (to nearest even), as it is published; DTYPE_F32 keeps it.

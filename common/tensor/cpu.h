@@ -10,6 +10,9 @@
 #define CPU(name)        CPU_PASTE(KERNELS, name)
 
 #define cpu_product            CPU(product)
+#define cpu_product_bf16       CPU(product_bf16)
+#define cpu_pack               CPU(pack)
+#define cpu_pack_bf16          CPU(pack_bf16)
 #define cpu_rmsnorm            CPU(rmsnorm)
 #define cpu_rmsnorm_backward   CPU(rmsnorm_backward)
 #define cpu_layernorm          CPU(layernorm)
@@ -35,9 +38,14 @@
 #define cpu_square_sum         CPU(square_sum)
 #define cpu_round_bf16         CPU(round_bf16)
 #define cpu_burn               CPU(burn)
+#define cpu_burn_bf16          CPU(burn_bf16)
 
 void cpu_product(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                  struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+void cpu_product_bf16(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                      struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+void cpu_pack(float *packed, const float *W, int64_t N, int64_t K);
+void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K);
 void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
                  float eps);
 void cpu_rmsnorm_backward(float *dx, float *dgain, const float *dy, const float *x,
@@ -73,5 +81,6 @@ void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw 
 double cpu_square_sum(const float *x, int64_t n);
 void cpu_round_bf16(float *y, const float *x, int64_t n);
 double cpu_burn(float *sink, int64_t rounds);
+double cpu_burn_bf16(float *sink, int64_t rounds);
 
 #endif

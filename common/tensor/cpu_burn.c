@@ -9,12 +9,12 @@ enum { CHAINS = 12 };
 enum { CHAINS = 6 };
 #endif
 
-double cpu_burn(float *sink, int64_t rounds)
+VEC_INLINE double burn(float *sink, int64_t rounds, const bool pairs)
 {
     static const float start[VEC] = {0.01f, 0.02f, 0.03f, 0.04f, 0.05f, 0.06f, 0.07f, 0.08f,
                                      0.09f, 0.10f, 0.11f, 0.12f, 0.13f, 0.14f, 0.15f, 0.16f};
-    const v16 factor = v_set(0.999f);
-    const v16 step = v_set(0.001f);
+    const v16 factor = pairs ? v_pairs(v_set(0.625f), v_set(-0.625f)) : v_set(0.999f);
+    const v16 step = pairs ? v_pairs(v_set(0.375f), v_set(0.375f)) : v_set(0.001f);
     v16 chain[CHAINS];
 #pragma GCC unroll 16
     for (int i = 0; i < CHAINS; i++) {
@@ -23,7 +23,7 @@ double cpu_burn(float *sink, int64_t rounds)
     for (int64_t r = 0; r < rounds; r++) {
 #pragma GCC unroll 16
         for (int i = 0; i < CHAINS; i++) {
-            chain[i] = v_fma(chain[i], factor, step);
+            chain[i] = pairs ? v_dot_pairs(factor, step, chain[i]) : v_fma(chain[i], factor, step);
         }
     }
     v16 sum = v_set(0.0f);
@@ -31,6 +31,16 @@ double cpu_burn(float *sink, int64_t rounds)
     for (int i = 0; i < CHAINS; i++) {
         sum = v_add(sum, chain[i]);
     }
-    *sink = v_sum(sum);
-    return 2.0 * VEC * CHAINS * (double)rounds;
+    *sink = v_sum(sum) / (VEC * CHAINS);
+    return (pairs ? 4.0 : 2.0) * VEC * CHAINS * (double)rounds;
+}
+
+double cpu_burn(float *sink, int64_t rounds)
+{
+    return burn(sink, rounds, false);
+}
+
+double cpu_burn_bf16(float *sink, int64_t rounds)
+{
+    return burn(sink, rounds, true);
 }

@@ -1,9 +1,13 @@
 // kernels.h: the operations of the engine on plain f32 arrays in host memory, as a table per
 // instruction set.
 //
+// A table also has a compute type, which is what its product does: f32 multiplies as the numbers
+// are; bf16 rounds both sides to bf16 and adds in f32. All else is f32 in both.
+//
 // Every kernel runs on the calling thread, allocates nothing and never fails. The result of a row
-// depends on that row's inputs only, bit for bit, and is the same in every table: sums run in an
-// order that is part of each contract. Matrices are row-major; a stride is in elements.
+// depends on that row's inputs only, bit for bit, and is the same in every table of its compute
+// type: sums run in an order that is part of each contract. Matrices are row-major; a stride is in
+// elements.
 #ifndef COMMON_TENSOR_KERNELS_H
 #define COMMON_TENSOR_KERNELS_H
 
@@ -11,19 +15,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum compute { COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16 };
+
 enum {
     PANEL = 16,           // columns of a packed panel
+    PACKED_DEPTH = 32,    // a panel of pairs is filled up with zeros to a multiple of so many rows
     ATTENTION_BLOCK = 32, // keys of one block; a KV page holds one block a layer and head
 };
 
 // struct operand is the right side B [K, N] of a product: panel p (columns 16p ..) starts at data +
 // p*panel_stride and row k of it lies k*row_stride further. A plain row-major B has panel_stride 16
-// and row_stride N; a packed one K*16 and 16.
+// and row_stride N; a packed one K*16 and 16. Where `pairs` is set, an element is not a float but
+// the four bytes of two bf16, those of rows 2k (low half) and 2k+1 of one column, and row k of the
+// operand is these two: only products in bf16 take it. If K is odd, the number that completes the
+// last pair is any finite one.
 struct operand {
     const float *data;
     int64_t panel_stride;
     int64_t row_stride;
-    const float *next; // N*K floats that are read after the product, fetched meanwhile; may be NULL
+    const float *next; // as many elements that are read after the product, fetched meanwhile; may
+                       // be NULL
+    bool pairs;
 };
 
 struct adamw {
@@ -33,13 +45,21 @@ struct adamw {
 };
 
 struct kernels {
-    const char *name; // "portable", "avx2", "avx512"
+    const char *name; // "portable", "avx2", "avx512", "avx512bf16"
+    enum compute compute;
 
     // c [M, N] (stride ldc) = a [M, K] · b, plus what was in c when `accumulate`. Element (m, k) of
-    // a lies at a[m*a_row + k*a_col], so a transposed A needs no copy. Each result is one chain of
-    // fused multiply-adds over k upwards.
+    // a lies at a[m*a_row + k*a_col], of which one is 1: a transposed A needs no copy. Each result
+    // is one chain of fused multiply-adds: in f32 over k upwards; in bf16 over 1, 0, 3, 2, 5, 4 ..
+    // (an odd K is made even by a zero), where every input and result that is subnormal counts as a
+    // zero of its sign. That is what VDPBF16PS computes. Results that are not finite are so in
+    // every table, but NaNs may differ.
     void (*product)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                     struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+
+    // Packs W [N, K], row-major, as the operand Wᵀ of this table's products: panels of 16 columns,
+    // those beyond N zero. operand_packed says where they lie.
+    void (*pack)(float *packed, const float *W, int64_t N, int64_t K);
 
     // y = x / rms(x) * gain; rstd [T] keeps 1/rms for the backward pass. x, y [T, C].
     void (*rmsnorm)(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
@@ -110,15 +130,16 @@ struct kernels {
     // y = x rounded to bf16 (nearest even) and widened.
     void (*round_bf16)(float *y, const float *x, int64_t n);
 
-    // Keeps the multiply-add units busy for `rounds` and returns how many operations that were: the
-    // peak that a benchmark compares with. *sink is read and written, any number.
+    // Keeps the units that multiply in this compute type busy for `rounds` and returns how many
+    // operations that were: the peak that a benchmark compares with. *sink is read and written, any
+    // number.
     double (*burn)(float *sink, int64_t rounds);
 };
 
-// kernels_best is the fastest table that this host runs; kernels_find one by name, NULL when the
-// host or the build lacks it.
-const struct kernels *kernels_best(void);
-const struct kernels *kernels_find(const char *name);
+// kernels_best is the fastest table of a compute type that this host runs; kernels_find one by
+// name, NULL when the host or the build lacks it. AUTO stands for the type that is fastest here.
+const struct kernels *kernels_best(enum compute compute);
+const struct kernels *kernels_find(const char *name, enum compute compute);
 
 // operand_row_major is B [K, N] as it lies in memory.
 static inline struct operand operand_row_major(const float *data, int64_t N)
@@ -126,16 +147,32 @@ static inline struct operand operand_row_major(const float *data, int64_t N)
     return (struct operand){.data = data, .panel_stride = PANEL, .row_stride = N};
 }
 
-// A packed operand of B = Wᵀ, W [N, K] row-major: panels [K][16], columns beyond N zero.
-// packed_count is its length in floats.
-static inline int64_t packed_count(int64_t N, int64_t K)
+// operand_pairs is B in panels of pairs, `depth` pairs each.
+static inline struct operand operand_pairs(const float *data, int64_t depth)
 {
-    return (N + PANEL - 1) / PANEL * PANEL * K;
+    return (struct operand){
+        .data = data, .panel_stride = depth * PANEL, .row_stride = PANEL, .pairs = true};
 }
-void pack_transposed(float *packed, const float *W, int64_t N, int64_t K);
-static inline struct operand operand_packed(const float *packed, int64_t K)
+
+// packed_depth is how many elements a packed panel has in each column.
+static inline int64_t packed_depth(enum compute compute, int64_t K)
 {
-    return (struct operand){.data = packed, .panel_stride = K * PANEL, .row_stride = PANEL};
+    return compute == COMPUTE_F32 ? K : (K + PACKED_DEPTH - 1) / PACKED_DEPTH * PACKED_DEPTH / 2;
+}
+
+// packed_count is the length of a packed W [N, K] in floats.
+static inline int64_t packed_count(enum compute compute, int64_t N, int64_t K)
+{
+    return (N + PANEL - 1) / PANEL * PANEL * packed_depth(compute, K);
+}
+
+static inline struct operand operand_packed(enum compute compute, const float *packed, int64_t K)
+{
+    const int64_t depth = packed_depth(compute, K);
+    return compute == COMPUTE_F32 ? (struct operand){.data = packed,
+                                                     .panel_stride = depth * PANEL,
+                                                     .row_stride = PANEL}
+                                  : operand_pairs(packed, depth);
 }
 
 #endif

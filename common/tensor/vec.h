@@ -147,6 +147,16 @@ VEC_INLINE v16 v_negate(v16 a)
     return a;
 }
 
+// v_spread fills every lane with the four bytes at `from`, as they are.
+VEC_INLINE v16 v_spread(const float *from)
+{
+    int32_t bits;
+    memcpy(&bits, from, sizeof(bits));
+    v16 v;
+    EACH_PART(v.part[p] = (part_f)(bits - (part_i){0}));
+    return v;
+}
+
 // v_fma is a*b + c, rounded once.
 VEC_INLINE v16 v_fma(v16 a, v16 b, v16 c)
 {
@@ -205,6 +215,125 @@ VEC_INLINE v16 v_round_bf16(v16 v)
     EACH_PART(part_i bits = (part_i)v.part[p]; bits += 0x7FFF + ((bits >> 16) & 1);
               v.part[p] = (part_f)(bits & (int32_t)0xFFFF0000));
     return v;
+}
+
+// Pairs of bf16: a lane of four bytes holds two numbers, the one with the even index in its low
+// half. Subnormal numbers count as zeros of their sign.
+
+// v_flush makes zeros of subnormal numbers.
+VEC_INLINE v16 v_flush(v16 v)
+{
+    EACH_PART(part_i bits = (part_i)v.part[p]; part_i tiny = (bits & 0x7F800000) == 0;
+              v.part[p] = (part_f)(bits & ~(tiny & 0x7FFFFFFF)));
+    return v;
+}
+
+// v_pairs rounds two vectors to bf16, to nearest even, and pairs their lanes.
+VEC_INLINE v16 v_pairs(v16 even, v16 odd)
+{
+    v16 v;
+#if defined(__AVX512BF16__)
+    static const uint16_t lanes[2 * VEC] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)odd.part[0], (__m512)even.part[0]);
+    v.part[0] = (part_f)_mm512_permutexvar_epi16(_mm512_loadu_si512(lanes), (__m512i)both);
+#else
+    even = v_round_bf16(v_flush(even));
+    odd = v_round_bf16(v_flush(odd));
+    EACH_PART(v.part[p] = (part_f)(((part_i)even.part[p] >> 16 & 0xFFFF) | (part_i)odd.part[p]));
+#endif
+    return v;
+}
+
+// v_pairs_along rounds 32 numbers in a row, `first` and then `second`, to sixteen pairs.
+VEC_INLINE v16 v_pairs_along(v16 first, v16 second)
+{
+    v16 v;
+#if defined(__AVX512BF16__)
+    v.part[0] = (part_f)_mm512_cvtne2ps_pbh((__m512)second.part[0], (__m512)first.part[0]);
+#else
+    float lane[2 * VEC], even[VEC], odd[VEC];
+    v_store(lane, first);
+    v_store(lane + VEC, second);
+    for (int i = 0; i < VEC; i++) {
+        memcpy(&even[i], &lane[2 * i], sizeof(float)); // as bytes: any bits are kept
+        memcpy(&odd[i], &lane[2 * i + 1], sizeof(float));
+    }
+    v = v_pairs(v_load(even), v_load(odd));
+#endif
+    return v;
+}
+
+// fma_flushed is a*b + c rounded once, where subnormal inputs and results are zeros: the definition
+// of what an x86 processor does when it is told so. A result is subnormal when it is so after
+// rounding to 24 bits of any exponent.
+VEC_INLINE float fma_flushed(float a, float b, float c)
+{
+    const float least = 0x1p-126f, up = 0x1p64f;
+    const float none = 0.0f;
+    a = fabsf(a) < least ? copysignf(none, a) : a;
+    b = fabsf(b) < least ? copysignf(none, b) : b;
+    c = fabsf(c) < least ? copysignf(none, c) : c;
+    const float sum = fmaf(a, b, c);
+    if (!(fabsf(sum) <= least)) {
+        return sum;
+    }
+    // Once more, where the numbers are large enough that nothing is subnormal.
+    const float large = fabsf(a) < fabsf(b) ? fmaf(a * up, b, c * up) : fmaf(a, b * up, c * up);
+    return fabsf(large) < least * up ? copysignf(none, sum) : sum;
+}
+
+// v_dot_pairs adds the two products of each lane's pairs to acc, the odd ones first, as a chain of
+// two fma_flushed: VDPBF16PS. Without that instruction vectors need the processor to flush
+// (flush_begin).
+VEC_INLINE v16 v_dot_pairs(v16 a, v16 b, v16 acc)
+{
+#if defined(__AVX512BF16__)
+    acc.part[0] =
+        (part_f)_mm512_dpbf16_ps((__m512)acc.part[0], (__m512bh)a.part[0], (__m512bh)b.part[0]);
+#else
+    v16 a_even, a_odd, b_even, b_odd;
+    EACH_PART(a_even.part[p] = (part_f)((part_i)a.part[p] << 16);
+              b_even.part[p] = (part_f)((part_i)b.part[p] << 16);
+              a_odd.part[p] = (part_f)((part_i)a.part[p] & (int32_t)0xFFFF0000);
+              b_odd.part[p] = (part_f)((part_i)b.part[p] & (int32_t)0xFFFF0000));
+#if defined(__FMA__)
+    acc = v_fma(a_even, b_even, v_fma(a_odd, b_odd, acc));
+#else
+    float x[2][VEC], y[2][VEC], z[VEC];
+    v_store(x[0], a_even);
+    v_store(x[1], a_odd);
+    v_store(y[0], b_even);
+    v_store(y[1], b_odd);
+    v_store(z, acc);
+    for (int i = 0; i < VEC; i++) {
+        z[i] = fma_flushed(x[0][i], y[0][i], fma_flushed(x[1][i], y[1][i], z[i]));
+    }
+    acc = v_load(z);
+#endif
+#endif
+    return acc;
+}
+
+// flush_begin tells the processor to count subnormal numbers as zeros, where v_dot_pairs needs it;
+// flush_end takes what it returned.
+VEC_INLINE unsigned flush_begin(void)
+{
+    unsigned before = 0;
+#if defined(__FMA__) && !defined(__AVX512BF16__)
+    before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040); // inputs and results
+#endif
+    return before;
+}
+
+VEC_INLINE void flush_end(unsigned before)
+{
+    (void)before;
+#if defined(__FMA__) && !defined(__AVX512BF16__)
+    _mm_setcsr(before);
+#endif
 }
 
 // v_keep zeros the lanes from `count` on.

@@ -10,6 +10,7 @@
 struct bench_options {
     const char *model;      // a folder, or NULL
     const char *shape;      // a name in the table of shapes, or NULL
+    enum compute compute;   // of the model
     int64_t batch;          // sequences
     int64_t prompt, tokens; // of each sequence
     int64_t samples;        // sequences of one prompt

@@ -73,7 +73,7 @@ static void print_help(const char *name, const char *what, const struct bench_op
     for (int i = 0; i < SHAPES; i++) {
         (void)printf("%s %s", i == 0 ? "" : i + 1 < SHAPES ? "," : " or", shapes[i].name);
     }
-    (void)puts("");
+    (void)puts("\n  --compute TYPE f32, bf16, or auto: the faster one of this host (auto)");
     for (int i = 0; i < WORDS; i++) {
         (void)printf("  %-10s N   %s (%lld)\n", words[i].name, words[i].help,
                      (long long)*field_of(&shown, &words[i]));
@@ -112,6 +112,8 @@ static int read_options(struct bench_options *options, int argc, char **argv, st
             options->model = argv[i + 1];
         } else if (strcmp(argv[i], "--shape") == 0) {
             options->shape = argv[i + 1];
+        } else if (strcmp(argv[i], "--compute") == 0) {
+            code = cli_compute(&options->compute, argv[i + 1], err);
         } else {
             code = read_number(options, argv[i], argv[i + 1], err);
         }
@@ -186,7 +188,7 @@ float *bench_weights(const struct params *params)
 int bench_model(struct model **out, const struct bench_options *options, struct error *err)
 {
     if (options->model != NULL) {
-        int code = model_load(out, options->model, COMPUTE_AUTO, err);
+        int code = model_load(out, options->model, options->compute, err);
         if (code == 0 && (*out)->shape.T < options->positions) {
             code = error_set(err, -EINVAL, "%s has %d positions; --prompt and --tokens need %lld",
                              options->model, (*out)->shape.T, (long long)options->positions);
@@ -196,7 +198,7 @@ int bench_model(struct model **out, const struct bench_options *options, struct 
     }
     struct shape shape;
     int code = shape_of(&shape, options, err);
-    code = code < 0 ? code : model_create(out, &shape, COMPUTE_AUTO, err);
+    code = code < 0 ? code : model_create(out, &shape, options->compute, err);
     if (code < 0) {
         return code;
     }

@@ -64,7 +64,7 @@ static void print_help(void)
         "that the model gives ids[i+1] after ids[0..i]. Weights are used at the precision that\n"
         "the files store. No token is added at the beginning.\n\n"
         "  --model DIR     a model folder: config.json, tokenizer.json, model.safetensors\n"
-        "  --compute TYPE  f32; bf16 where the host has it; auto: what training would use here\n"
+        "  --compute TYPE  f32, bf16, or auto: the faster one of this host (auto)\n"
         "  --threads N     sequences computed at once; default: the processors of this host\n\n"
         "A line that cannot be computed ends the command with exit code 2; the lines before it "
         "are\n"

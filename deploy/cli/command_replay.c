@@ -128,15 +128,14 @@ static const char *token_bytes(const void *context, int32_t id, size_t *size)
     return tokenizer_token(context, id, size);
 }
 
-static int load_model(struct model **out, const struct run_config *config, const char *dir,
-                      struct error *err)
+static int load_model(struct model **out, const struct run_config *config, enum compute compute,
+                      const char *dir, struct error *err)
 {
-    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     struct shape shape;
     enum dtype stored = DTYPE_F32;
     CLEANUP(model_destroyp) struct model *model = NULL;
     int code = shape_read(&shape, dir, err);
-    code = code < 0 ? code : model_create(&model, &shape, computes[config->learner.compute], err);
+    code = code < 0 ? code : model_create(&model, &shape, compute, err);
     if (code < 0) {
         return code;
     }
@@ -164,19 +163,20 @@ static int open_scene(struct scene *scene, const struct stored *stored, const ch
 {
     char path[REPLAY_PATH_MAX];
     CLEANUP(model_destroyp) struct model *model = NULL;
+    const enum compute compute = numerics_compute(stored->numerics);
+    if (compute == COMPUTE_AUTO) {
+        return error_set(err, -EINVAL,
+                         "rollout %lld was sampled under numerics id %s, which this build does not "
+                         "compute under: the bits need not be equal",
+                         (long long)stored->id, stored->numerics);
+    }
     int code = file_join(path, sizeof(path), dir, "tokenizer.json", err);
     code = code < 0 ? code : tokenizer_create(&scene->tokenizer, path, err);
-    code = code < 0 ? code : load_model(&model, &scene->config, dir, err);
+    code = code < 0 ? code : load_model(&model, &scene->config, compute, dir, err);
     if (code < 0) {
         return code;
     }
     CHECK(model != NULL);
-    if (strcmp(model->numerics, stored->numerics) != 0) {
-        return error_set(err, -EINVAL,
-                         "rollout %lld was sampled under numerics id %s and this host computes "
-                         "under %s: the bits need not be equal",
-                         (long long)stored->id, stored->numerics, model->numerics);
-    }
     scene->stop_token = model->shape.eos_token;
     int64_t samples = (int64_t)stored->sample + 1;
     const struct engine_config engine = {

@@ -95,10 +95,9 @@ static int count_trainer(struct plan *plan, const float *weights, struct error *
 
 static int count_model(struct plan *plan, const float *weights, struct error *err)
 {
-    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     CLEANUP(model_destroyp) struct model *model = NULL;
     double before = plan_resident();
-    int code = model_create(&model, &plan->shape, computes[plan->config.learner.compute], err);
+    int code = model_create(&model, &plan->shape, (enum compute)plan->config.learner.compute, err);
     if (code == 0) {
         model_set(model, weights, DTYPE_F32);
         plan->memory.model = plan_resident() - before;

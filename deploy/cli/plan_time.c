@@ -71,10 +71,9 @@ static int open_engine(struct rehearsal *rehearsal, struct error *err)
 {
     struct plan *plan = rehearsal->plan;
     const struct run_config *config = &plan->config;
-    static const enum compute computes[] = {COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16};
     enum dtype stored = DTYPE_F32;
     CLEANUP(model_destroyp) struct model *model = NULL;
-    int code = model_create(&model, &plan->shape, computes[config->learner.compute], err);
+    int code = model_create(&model, &plan->shape, (enum compute)config->learner.compute, err);
     code = code < 0 ? code
                     : safetensors_read(rehearsal->weights, &stored, &model->params, &plan->shape,
                                        config->model, err);

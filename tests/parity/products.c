@@ -1,6 +1,7 @@
 // Every instruction set's product agrees with oneDNN's within the rounding of f32, for matrices of
 // any size and every way in which they lie in memory; a row has the same bits whatever rows it is
-// computed with, and all instruction sets have the bits of the portable one.
+// computed with, and all instruction sets have the bits of the portable one. A product in bf16 is
+// held against oneDNN's of the rounded numbers.
 #include "tests/support.h"
 
 #include "common/base/rng.h"
@@ -12,26 +13,50 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CASES = 250, SIDE_MAX = 700, PRODUCT_MAX = 1 << 22 };
+enum { CASES = 250, SIDE_MAX = 1300, PRODUCT_MAX = 1 << 22 };
+
+// What the numbers are: of one size; of every size, subnormal ones too; such that their products,
+// and what these are added to, lie about the least normal number.
+enum numbers { NUMBERS_EVEN, NUMBERS_WILD, NUMBERS_LEAST, NUMBERS };
 
 static const float untouched = 12345.0f;
 
 // struct product is one case: c [M, N] (+)= a [M, K] · b [K, N].
 struct product {
+    enum compute compute;
     int64_t M, N, K, ldc;
     bool a_across, b_packed, accumulate; // a_across: a lies as [K, M]
-    float *a, *b, *packed;               // b is [K, N], packed from its transpose
+    float *a, *b, *transposed, *packed;  // b is [K, N], packed from its transpose
     float *before, *c, *portable, *oracle;
     double *bound; // [M, N] how far f32 may be off
 };
 
-static float *random_floats(struct rng *rng, int64_t count)
+static float random_float(struct rng *rng, enum numbers numbers, int least)
+{
+    const float plain = (float)(rng_uniform(rng) - 0.5);
+    if (numbers == NUMBERS_WILD) {
+        return ldexpf(plain, -150 + (int)rng_below(rng, 180));
+    }
+    if (numbers == NUMBERS_LEAST) { // few bits, so that sums end near 2^-126 exactly
+        const float bits = 1.0f + (float)rng_below(rng, 4) / 128.0f;
+        return copysignf(ldexpf(bits, least - (int)rng_below(rng, 26)), plain);
+    }
+    return plain;
+}
+
+// The product of two numbers about 2^least is about 2^-126.
+static float *random_numbers(struct rng *rng, int64_t count, enum numbers numbers, int least)
 {
     float *floats = test_malloc((size_t)count * sizeof(*floats));
     for (int64_t i = 0; i < count; i++) {
-        floats[i] = (float)(rng_uniform(rng) - 0.5);
+        floats[i] = random_float(rng, numbers, least);
     }
     return floats;
+}
+
+static float *random_floats(struct rng *rng, int64_t count)
+{
+    return random_numbers(rng, count, NUMBERS_EVEN, 0);
 }
 
 // Small sizes are as frequent as large ones.
@@ -49,9 +74,22 @@ static float a_at(const struct product *p, int64_t m, int64_t k)
     return p->a_across ? p->a[k * p->M + m] : p->a[m * p->K + k];
 }
 
-static void product_init(struct product *p, struct rng *rng)
+static void transpose_and_pack(struct product *p, struct rng *rng)
 {
-    *p = (struct product){0};
+    p->transposed = random_floats(rng, p->N * p->K);
+    p->packed = random_floats(rng, packed_count(p->compute, p->N, p->K));
+    for (int64_t k = 0; k < p->K; k++) {
+        for (int64_t n = 0; n < p->N; n++) {
+            p->transposed[n * p->K + k] = p->b[k * p->N + n];
+        }
+    }
+    kernels_find("portable", p->compute)->pack(p->packed, p->transposed, p->N, p->K);
+}
+
+static void product_init(struct product *p, struct rng *rng, enum compute compute)
+{
+    const enum numbers numbers = (enum numbers)rng_below(rng, NUMBERS);
+    *p = (struct product){.compute = compute};
     do {
         p->M = random_size(rng);
         p->N = random_size(rng);
@@ -61,32 +99,25 @@ static void product_init(struct product *p, struct rng *rng)
     p->a_across = rng_below(rng, 2) == 1;
     p->b_packed = rng_below(rng, 2) == 1;
     p->accumulate = rng_below(rng, 2) == 1;
-    p->a = random_floats(rng, p->M * p->K);
-    p->b = random_floats(rng, p->K * p->N);
-    p->before = random_floats(rng, p->M * p->ldc);
+    p->a = random_numbers(rng, p->M * p->K, numbers, -50);
+    p->b = random_numbers(rng, p->K * p->N, numbers, -50);
+    p->before = random_numbers(rng, p->M * p->ldc, numbers, -113);
     p->c = random_floats(rng, p->M * p->ldc);
     p->portable = random_floats(rng, p->M * p->ldc);
     p->oracle = random_floats(rng, p->M * p->ldc);
-    p->packed = random_floats(rng, packed_count(p->N, p->K));
     p->bound = test_malloc((size_t)(p->M * p->N) * sizeof(*p->bound));
     for (int64_t m = 0; m < p->M; m++) {
         for (int64_t n = p->N; n < p->ldc; n++) {
             p->before[m * p->ldc + n] = untouched;
         }
     }
-    float *transposed = random_floats(rng, p->N * p->K);
-    for (int64_t k = 0; k < p->K; k++) {
-        for (int64_t n = 0; n < p->N; n++) {
-            transposed[n * p->K + k] = p->b[k * p->N + n];
-        }
-    }
-    pack_transposed(p->packed, transposed, p->N, p->K);
-    test_free(transposed);
+    transpose_and_pack(p, rng);
 }
 
 static void product_finish(struct product *p)
 {
-    float *const arrays[] = {p->a, p->b, p->packed, p->before, p->c, p->portable, p->oracle};
+    float *const arrays[] = {p->a,      p->b, p->transposed, p->packed,
+                             p->before, p->c, p->portable,   p->oracle};
     for (size_t i = 0; i < sizeof(arrays) / sizeof(*arrays); i++) {
         test_free(arrays[i]);
     }
@@ -98,16 +129,22 @@ static void run(const struct kernels *kernels, const struct product *p, float *c
                 int64_t rows)
 {
     const struct operand b =
-        p->b_packed ? operand_packed(p->packed, p->K) : operand_row_major(p->b, p->N);
+        p->b_packed ? operand_packed(p->compute, p->packed, p->K) : operand_row_major(p->b, p->N);
     memcpy(c, p->before + from * p->ldc, (size_t)(rows * p->ldc) * sizeof(float));
     kernels->product(c, p->ldc, p->a + (p->a_across ? from : from * p->K), p->a_across ? 1 : p->K,
                      p->a_across ? p->M : 1, b, rows, p->N, p->K, p->accumulate);
 }
 
 // Both sides add K products in some order; each addition errs by half a unit in the last place of
-// what has been added so far at most.
+// what has been added so far at most, or loses a subnormal number and a product of one. The oracle
+// of bf16 is given the numbers that are left after rounding.
 static void run_oracle(struct product *p)
 {
+    if (p->compute == COMPUTE_BF16) {
+        const struct kernels *kernels = kernels_find("portable", COMPUTE_BF16);
+        kernels->round_bf16(p->a, p->a, p->M * p->K);
+        kernels->round_bf16(p->b, p->b, p->K * p->N);
+    }
     memcpy(p->oracle, p->before, (size_t)(p->M * p->ldc) * sizeof(float));
     assert_int_equal(dnnl_sgemm(p->a_across ? 'T' : 'N', 'N', p->M, p->N, p->K, 1.0f, p->a,
                                 p->a_across ? p->M : p->K, p->b, p->N, p->accumulate ? 1.0f : 0.0f,
@@ -116,10 +153,13 @@ static void run_oracle(struct product *p)
     for (int64_t m = 0; m < p->M; m++) {
         for (int64_t n = 0; n < p->N; n++) {
             double size = p->accumulate ? fabs((double)p->before[m * p->ldc + n]) : 0.0;
+            double largest = 1.0;
             for (int64_t k = 0; k < p->K; k++) {
-                size += fabs((double)a_at(p, m, k) * (double)p->b[k * p->N + n]);
+                const double a = fabs((double)a_at(p, m, k)), b = fabs((double)p->b[k * p->N + n]);
+                size += a * b;
+                largest = fmax(largest, fmax(a, b));
             }
-            p->bound[m * p->N + n] = (double)(p->K + 1) * FLT_EPSILON * size;
+            p->bound[m * p->N + n] = (double)(p->K + 1) * (FLT_EPSILON * size + FLT_MIN * largest);
         }
     }
 }
@@ -157,32 +197,56 @@ static void check_rows(const struct kernels *kernels, const struct product *p, s
     test_free(c);
 }
 
-static void test_products(void **state)
+static void check_pack(const struct kernels *kernels, const struct product *p, struct rng *rng)
 {
-    (void)state;
+    const int64_t count = packed_count(p->compute, p->N, p->K);
+    float *packed = random_floats(rng, count);
+    kernels->pack(packed, p->transposed, p->N, p->K);
+    assert_memory_equal(packed, p->packed, (size_t)count * sizeof(float));
+    test_free(packed);
+}
+
+static void check_products(enum compute compute)
+{
     struct rng rng = {.key = 20260115};
-    static const char *const names[] = {"portable", "avx2", "avx512"};
+    static const char *const names[] = {"portable", "avx2", "avx512", "avx512bf16"};
     for (int i = 0; i < CASES; i++) {
         struct product p;
-        product_init(&p, &rng);
-        run_oracle(&p);
-        run(kernels_find("portable"), &p, p.portable, 0, p.M);
+        product_init(&p, &rng, compute);
+        run(kernels_find("portable", compute), &p, p.portable, 0, p.M);
         for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
-            const struct kernels *kernels = kernels_find(names[k]);
+            const struct kernels *kernels = kernels_find(names[k], compute);
             if (kernels == NULL) { // not on this host
                 continue;
             }
+            check_pack(kernels, &p, &rng);
             run(kernels, &p, p.c, 0, p.M);
-            check_oracle(&p);
             check_rows(kernels, &p, &rng);
             assert_memory_equal(p.c, p.portable, (size_t)(p.M * p.ldc) * sizeof(float));
         }
+        run_oracle(&p);
+        check_oracle(&p);
         product_finish(&p);
     }
 }
 
+static void test_products_in_f32(void **state)
+{
+    (void)state;
+    check_products(COMPUTE_F32);
+}
+
+static void test_products_in_bf16(void **state)
+{
+    (void)state;
+    check_products(COMPUTE_BF16);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_products)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products_in_f32),
+        cmocka_unit_test(test_products_in_bf16),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,140 @@
+// The product in bf16: the tiles of cpu_tile.h over pairs. A block of A is rounded once in each
+// pass of K, a piece of a panel of B where it is not in pairs already.
+#define TILE_PAIRS 1
+#include "common/tensor/cpu_tile.h"
+
+enum {
+    PASS = 2 * DEPTH,               // of K
+    COPY_STRIDE = DEPTH + TILE_GAP, // from row to row of a copy of A that is not in tiles
+};
+
+// copy_along rounds rows that are contiguous, one after another.
+static void copy_along(float *copy, const float *a, int64_t a_row, int64_t rows, int64_t depth)
+{
+    for (int64_t r = 0; r < rows; r++, a += a_row, copy += COPY_STRIDE) {
+        for (int64_t k = 0; k < depth; k += 2L * VEC) {
+            const int left = depth - k < 2L * VEC ? (int)(depth - k) : 2 * VEC;
+            const v16 first = v_load_n(a + k, left < VEC ? left : VEC);
+            const v16 second = v_load_n(a + k + VEC, left > VEC ? left - VEC : 0);
+            v_store(copy + k / 2, v_pairs_along(first, second));
+        }
+    }
+}
+
+// pair_rows pairs `count` numbers of a row with those of the next one, if there is one.
+VEC_INLINE v16 pair_rows(const float *row, int64_t stride, bool next, int count)
+{
+    return v_pairs(v_load_n(row, count), next ? v_load_n(row + stride, count) : v_set(0.0f));
+}
+
+// copy_down rounds a block whose columns are contiguous: tile after tile, in each pair after pair.
+static void copy_down(float *copy, const float *a, int64_t a_col, const struct split *split,
+                      int64_t depth)
+{
+    const int64_t pairs = (depth + 1) / 2;
+    for (int64_t k = 0; k < pairs; k++, a += 2 * a_col) {
+        const float *from = a;
+        float *tile = copy;
+        for (int64_t i = 0; i < split->tiles; i++) {
+            const int64_t count = rows_of_tile(split, i);
+            __builtin_prefetch(from + COPY_AHEAD * a_col);
+            __builtin_prefetch(from + (COPY_AHEAD + 1) * a_col);
+            v_store_n(tile + k * count, pair_rows(from, a_col, 2 * k + 1 < depth, (int)count),
+                      (int)count);
+            tile += tile_floats(count, pairs);
+            from += count;
+        }
+    }
+}
+
+// copy_panel rounds a piece of a panel of floats.
+static void copy_panel(float *copy, const float *b, int64_t b_row, int64_t depth, int width)
+{
+    for (int64_t k = 0; k < depth; k += 2, b += 2 * b_row, copy += PANEL) {
+        __builtin_prefetch(b + 2L * PANEL);
+        __builtin_prefetch(b + b_row + 2L * PANEL);
+        v_store(copy, pair_rows(b, b_row, k + 1 < depth, width));
+    }
+}
+
+// block_run computes a block of rows in one pass of K, of `depth`; `b` begins at the pass's first
+// row.
+static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, int64_t depth)
+{
+    float a_copy[(size_t)ROW_BLOCK * COPY_STRIDE], b_copy[2][(size_t)DEPTH * PANEL];
+    const struct split split = split_rows(rows);
+    t.K = (depth + 1) / 2;
+    t.a_packed = t.a_col != 1;
+    if (t.a_packed) {
+        copy_down(a_copy, t.a, t.a_col, &split, depth);
+    } else {
+        copy_along(a_copy, t.a, t.a_row, rows, depth);
+        t.a_row = COPY_STRIDE;
+    }
+    t.a = a_copy;
+    t.b_row = PANEL;
+    t.ahead_step = (PANEL + split.tiles - 1) / split.tiles;
+    float *c = t.c;
+    for (int64_t n = 0; n < N; n += 2L * PANEL) {
+        const float *panel = b.data + n / PANEL * b.panel_stride;
+        const int width = N - n < 2L * PANEL ? (int)(N - n) : 2 * PANEL;
+        t.b = panel;
+        t.b_right = panel + b.panel_stride;
+        t.ahead = b.next != NULL ? b.next + n * t.K : panel + 2 * b.panel_stride;
+        t.ahead_right = t.ahead + (b.next != NULL ? PANEL * t.K : b.panel_stride);
+        if (!b.pairs) {
+            copy_panel(b_copy[0], t.b, b.row_stride, depth, width < PANEL ? width : PANEL);
+            copy_panel(b_copy[1], t.b_right, b.row_stride, depth,
+                       width > PANEL ? width - PANEL : 0);
+            t.b = b_copy[0];
+            t.b_right = b_copy[1];
+        }
+        t.c = c + n;
+        panels_run(t, &split, width);
+    }
+}
+
+void cpu_product_bf16(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                      struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
+{
+    const unsigned before = flush_begin();
+    for (int64_t m = 0; m < M; m += ROW_BLOCK) {
+        for (int64_t k = 0; k < K || k == 0; k += PASS) {
+            const struct tile t = {.c = c + m * ldc,
+                                   .ldc = ldc,
+                                   .a = a + m * a_row + k * a_col,
+                                   .a_row = a_row,
+                                   .a_col = a_col,
+                                   .accumulate = accumulate || k > 0};
+            struct operand rest = b;
+            rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
+            block_run(t, rest, M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N,
+                      K - k < PASS ? K - k : PASS);
+        }
+    }
+    flush_end(before);
+}
+
+// Sixteen rows are rounded piece by piece, then written column by column.
+void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K)
+{
+    const int64_t depth = packed_depth(COMPUTE_BF16, K);
+    for (int64_t n = 0; n < N; n++) {
+        float *panel = packed + n / PANEL * PANEL * depth + n % PANEL;
+        for (int64_t k = 0; k < 2 * depth; k += 2L * VEC) {
+            const int left = K - k < 0 ? 0 : K - k < 2L * VEC ? (int)(K - k) : 2 * VEC;
+            float pairs[VEC];
+            v_store(pairs,
+                    v_pairs_along(v_load_n(W + n * K + k, left < VEC ? left : VEC),
+                                  v_load_n(W + n * K + k + VEC, left > VEC ? left - VEC : 0)));
+            for (int64_t i = 0; i < VEC; i++) {
+                memcpy(&panel[(k / 2 + i) * PANEL], &pairs[i], sizeof(float));
+            }
+        }
+    }
+    for (int64_t n = N; n % PANEL != 0; n++) {
+        for (int64_t k = 0; k < depth; k++) {
+            packed[n / PANEL * PANEL * depth + k * PANEL + n % PANEL] = 0.0f;
+        }
+    }
+}
