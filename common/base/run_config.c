@@ -27,7 +27,7 @@ static const char *const aggregate_names[] = {"block", "token", NULL};
 static const char *const score_names[] = {"binary", "fraction", "any", NULL};
 static const char *const combine_names[] = {"sum", "product", "sum_product", "product_sum", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
-static const char *const compute_names[] = {"auto", "f32", "bf16", NULL};
+static const char *const compute_names[] = {"auto", "f32", "bf16", "bf16-amx", NULL};
 static const char *const collective_names[] = {"host", "nccl", NULL};
 static const char *const published_names[] = {"bf16", "f32", NULL};
 
@@ -213,11 +213,13 @@ static const struct option rows[] = {
         "threads of a rank; 0: the cores, shared out"),
     INT("learner.micro_tokens", learner.micro_tokens, "2048", 64, 1 << 20,
         "token budget of a micro-batch"),
-    CHOICE(
-        "learner.compute", learner.compute, "auto", compute_names,
-        "what products are computed in, by actors and learner: f32; bf16: both sides rounded to "
-        "bf16 and added in f32; auto: bf16 where that is faster (AMD with AVX512-BF16), else f32. "
-        "Each has the same bits on every host, so name one where hosts differ in kind"),
+    CHOICE("learner.compute", learner.compute, "auto", compute_names,
+           "what products are computed in, by actors and learner: f32; bf16: both sides rounded to "
+           "bf16 and added in f32; bf16-amx: the same in the order of Intel's tile unit; auto: "
+           "bf16-amx "
+           "where the host has that unit, bf16 on AMD with AVX512-BF16, else f32. Each has the "
+           "same bits "
+           "on every host, so name one where hosts differ in kind"),
     CHOICE("learner.published", learner.published, "bf16", published_names,
            "type of the published weights"),
     INT("learner.lease_s", learner.lease_s, "600", 1, 86400,

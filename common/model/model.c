@@ -93,11 +93,12 @@ static void plan(struct model *model)
 static const char *const numerics_ids[] = {
     [COMPUTE_F32] = "kelvin1-cpu-f32",
     [COMPUTE_BF16] = "kelvin1-cpu-bf16",
+    [COMPUTE_BF16_AMX] = "kelvin1-cpu-bf16-amx",
 };
 
 enum compute numerics_compute(const char *numerics)
 {
-    for (enum compute compute = COMPUTE_F32; compute <= COMPUTE_BF16; compute++) {
+    for (enum compute compute = COMPUTE_F32; compute <= COMPUTE_BF16_AMX; compute++) {
         if (strcmp(numerics, numerics_ids[compute]) == 0) {
             return compute;
         }

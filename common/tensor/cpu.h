@@ -11,6 +11,7 @@
 
 #define cpu_product            CPU(product)
 #define cpu_product_bf16       CPU(product_bf16)
+#define cpu_product_amx        CPU(product_amx)
 #define cpu_pack               CPU(pack)
 #define cpu_pack_bf16          CPU(pack_bf16)
 #define cpu_rmsnorm            CPU(rmsnorm)
@@ -39,11 +40,14 @@
 #define cpu_round_bf16         CPU(round_bf16)
 #define cpu_burn               CPU(burn)
 #define cpu_burn_bf16          CPU(burn_bf16)
+#define cpu_burn_amx           CPU(burn_amx)
 
 void cpu_product(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                  struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
 void cpu_product_bf16(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                       struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                     struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
 void cpu_pack(float *packed, const float *W, int64_t N, int64_t K);
 void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K);
 void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
@@ -82,5 +86,6 @@ double cpu_square_sum(const float *x, int64_t n);
 void cpu_round_bf16(float *y, const float *x, int64_t n);
 double cpu_burn(float *sink, int64_t rounds);
 double cpu_burn_bf16(float *sink, int64_t rounds);
+double cpu_burn_amx(float *sink, int64_t rounds);
 
 #endif

@@ -1,4 +1,5 @@
 // What the multiply-add units can do at most: independent chains in registers, no memory.
+#include "common/tensor/amx.h"
 #include "common/tensor/cpu.h"
 #include "common/tensor/vec.h"
 
@@ -43,4 +44,31 @@ double cpu_burn(float *sink, int64_t rounds)
 double cpu_burn_bf16(float *sink, int64_t rounds)
 {
     return burn(sink, rounds, true);
+}
+
+double cpu_burn_amx(float *sink, int64_t rounds)
+{
+    enum { DOTS = 4 };
+    float numbers[AMX_ROWS * AMX_WORDS], sums[AMX_ROWS * AMX_WORDS];
+    for (int i = 0; i < AMX_ROWS * AMX_WORDS; i += VEC) { // on zeros the unit is faster
+        v_store(numbers + i, v_pairs(v_set(0.625f + *sink), v_set(0.01f * (float)(i - 100))));
+    }
+    const int64_t stride = AMX_WORDS * sizeof(float);
+    amx_begin();
+    amx_zero(0);
+    amx_zero(1);
+    amx_zero(2);
+    amx_zero(3);
+    amx_load(4, numbers, stride);
+    amx_load(6, numbers, stride);
+    for (int64_t r = 0; r < rounds; r++) {
+        amx_dot(0, 4, 6);
+        amx_dot(1, 4, 6);
+        amx_dot(2, 4, 6);
+        amx_dot(3, 4, 6);
+    }
+    amx_store(0, sums, stride);
+    amx_end();
+    *sink = 1.0f / (1.0f + sums[0] * sums[0]);
+    return 4.0 * AMX_ROWS * AMX_WORDS * AMX_WORDS * DOTS * (double)rounds;
 }

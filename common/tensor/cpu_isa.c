@@ -1,14 +1,22 @@
 // What this host can do, and the kernels chosen for it.
+#include "common/base/log.h"
 #include "common/tensor/kernels.h"
 
-#include <string.h>
-
-// Each build of cpu_*.c has a table of either compute type; avx512bf16 differs from avx512 in one
-// of them only.
-extern const struct kernels portable_f32, portable_bf16;
 #if defined(__x86_64__)
-extern const struct kernels avx2_f32, avx2_bf16, avx512_f32, avx512_bf16;
-extern const struct kernels avx512bf16_bf16;
+#include <cpuid.h>
+#endif
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// Each build of cpu_*.c has a table of every compute type; that for AVX512-BF16, which has the tile
+// unit too, none of f32.
+extern const struct kernels portable_f32, portable_bf16, portable_bf16_amx;
+#if defined(__x86_64__)
+extern const struct kernels avx2_f32, avx2_bf16, avx2_bf16_amx;
+extern const struct kernels avx512_f32, avx512_bf16, avx512_bf16_amx;
+extern const struct kernels avx512bf16_bf16, avx512bf16_bf16_amx;
 
 static bool host_has_avx512(void)
 {
@@ -25,6 +33,46 @@ static bool host_has_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
+
+// The system gives a process the unit's registers only when it asks for them.
+static bool tiles_granted(void)
+{
+    enum { REQUEST = 0x1023, TILE_DATA = 18, HAS_BF16 = 1 << 22, HAS_TILES = 1 << 24 };
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & HAS_BF16) != 0 &&
+           (d & HAS_TILES) != 0 && syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+
+// The manual says in which order the unit adds; the bits of a run hang on it, so it is tried.
+static bool tiles_agree(void)
+{
+    enum { M = 19, N = 37, K = 75 };
+    float a[M * K], b[K * N], c[M * N], wanted[M * N];
+    for (int i = 0; i < M * K; i++) {
+        a[i] = (float)(i * 37 % 101 - 50) / 7.0f;
+    }
+    for (int i = 0; i < K * N; i++) {
+        b[i] = (float)(i * 53 % 97 - 48) / 11.0f;
+    }
+    const struct operand right = operand_row_major(b, N);
+    portable_bf16_amx.product(wanted, N, a, K, 1, right, M, N, K, false);
+    avx512bf16_bf16_amx.product(c, N, a, K, 1, right, M, N, K, false);
+    const bool agree = memcmp(c, wanted, sizeof(c)) == 0;
+    if (!agree) {
+        log_warn("tensor",
+                 "this processor's tile unit adds in an order of its own; it is not used");
+    }
+    return agree;
+}
+
+static bool host_has_amx(void)
+{
+    static atomic_int known; // 0: not yet; threads that ask at once find the same
+    if (known == 0) {
+        known = host_has_avx512bf16() && tiles_granted() && tiles_agree() ? 1 : -1;
+    }
+    return known > 0;
+}
 #endif
 
 static bool host_has_any(void)
@@ -32,25 +80,29 @@ static bool host_has_any(void)
     return true;
 }
 
-// From the fastest to what every host runs.
-static const struct build {
-    const struct kernels *f32, *bf16;
+// Those of a compute type from the fastest to what every host runs.
+static const struct {
+    const struct kernels *kernels;
     bool (*on_host)(void);
-} builds[] = {
+} tables[] = {
 #if defined(__x86_64__)
-    {NULL, &avx512bf16_bf16, host_has_avx512bf16},
-    {&avx512_f32, &avx512_bf16, host_has_avx512},
-    {&avx2_f32, &avx2_bf16, host_has_avx2},
+    {&avx512bf16_bf16_amx, host_has_amx}, {&avx512bf16_bf16, host_has_avx512bf16},
+    {&avx512_f32, host_has_avx512},       {&avx512_bf16, host_has_avx512},
+    {&avx512_bf16_amx, host_has_avx512},  {&avx2_f32, host_has_avx2},
+    {&avx2_bf16, host_has_avx2},          {&avx2_bf16_amx, host_has_avx2},
 #endif
-    {&portable_f32, &portable_bf16, host_has_any},
+    {&portable_f32, host_has_any},        {&portable_bf16, host_has_any},
+    {&portable_bf16_amx, host_has_any},
 };
 
-// Products in bf16 are worth it where one instruction adds two of them at twice the rate of f32:
-// AMD's processors; Intel's do it at half the rate.
+// Products in bf16 are worth it on the tile unit, and where one instruction adds two of them at
+// twice the rate of f32: AMD's processors; Intel's do it at half the rate.
 static enum compute fastest(void)
 {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
+    if (host_has_amx()) {
+        return COMPUTE_BF16_AMX;
+    }
     return host_has_avx512bf16() && __builtin_cpu_is("amd") ? COMPUTE_BF16 : COMPUTE_F32;
 #else
     return COMPUTE_F32;
@@ -64,10 +116,10 @@ static const struct kernels *find_table(const char *name, enum compute compute)
     __builtin_cpu_init();
 #endif
     compute = compute == COMPUTE_AUTO ? fastest() : compute;
-    for (size_t i = 0; i < sizeof(builds) / sizeof(*builds); i++) {
-        const struct kernels *kernels = compute == COMPUTE_F32 ? builds[i].f32 : builds[i].bf16;
-        if (kernels != NULL && (name == NULL || strcmp(name, kernels->name) == 0) &&
-            builds[i].on_host()) {
+    for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
+        const struct kernels *kernels = tables[i].kernels;
+        if (kernels->compute == compute && (name == NULL || strcmp(name, kernels->name) == 0) &&
+            tables[i].on_host()) {
             return kernels;
         }
     }

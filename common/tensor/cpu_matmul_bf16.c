@@ -1,31 +1,13 @@
 // The product in bf16: the tiles of cpu_tile.h over pairs. A block of A is rounded once in each
 // pass of K, a piece of a panel of B where it is not in pairs already.
 #define TILE_PAIRS 1
+#include "common/tensor/cpu_pairs.h"
 #include "common/tensor/cpu_tile.h"
 
 enum {
     PASS = 2 * DEPTH,               // of K
     COPY_STRIDE = DEPTH + TILE_GAP, // from row to row of a copy of A that is not in tiles
 };
-
-// copy_along rounds rows that are contiguous, one after another.
-static void copy_along(float *copy, const float *a, int64_t a_row, int64_t rows, int64_t depth)
-{
-    for (int64_t r = 0; r < rows; r++, a += a_row, copy += COPY_STRIDE) {
-        for (int64_t k = 0; k < depth; k += 2L * VEC) {
-            const int left = depth - k < 2L * VEC ? (int)(depth - k) : 2 * VEC;
-            const v16 first = v_load_n(a + k, left < VEC ? left : VEC);
-            const v16 second = v_load_n(a + k + VEC, left > VEC ? left - VEC : 0);
-            v_store(copy + k / 2, v_pairs_along(first, second));
-        }
-    }
-}
-
-// pair_rows pairs `count` numbers of a row with those of the next one, if there is one.
-VEC_INLINE v16 pair_rows(const float *row, int64_t stride, bool next, int count)
-{
-    return v_pairs(v_load_n(row, count), next ? v_load_n(row + stride, count) : v_set(0.0f));
-}
 
 // copy_down rounds a block whose columns are contiguous: tile after tile, in each pair after pair.
 static void copy_down(float *copy, const float *a, int64_t a_col, const struct split *split,
@@ -47,16 +29,6 @@ static void copy_down(float *copy, const float *a, int64_t a_col, const struct s
     }
 }
 
-// copy_panel rounds a piece of a panel of floats.
-static void copy_panel(float *copy, const float *b, int64_t b_row, int64_t depth, int width)
-{
-    for (int64_t k = 0; k < depth; k += 2, b += 2 * b_row, copy += PANEL) {
-        __builtin_prefetch(b + 2L * PANEL);
-        __builtin_prefetch(b + b_row + 2L * PANEL);
-        v_store(copy, pair_rows(b, b_row, k + 1 < depth, width));
-    }
-}
-
 // block_run computes a block of rows in one pass of K, of `depth`; `b` begins at the pass's first
 // row.
 static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, int64_t depth)
@@ -68,7 +40,7 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, 
     if (t.a_packed) {
         copy_down(a_copy, t.a, t.a_col, &split, depth);
     } else {
-        copy_along(a_copy, t.a, t.a_row, rows, depth);
+        pairs_along(a_copy, COPY_STRIDE, t.a, t.a_row, rows, depth);
         t.a_row = COPY_STRIDE;
     }
     t.a = a_copy;
@@ -83,9 +55,9 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, 
         t.ahead = b.next != NULL ? b.next + n * t.K : panel + 2 * b.panel_stride;
         t.ahead_right = t.ahead + (b.next != NULL ? PANEL * t.K : b.panel_stride);
         if (!b.pairs) {
-            copy_panel(b_copy[0], t.b, b.row_stride, depth, width < PANEL ? width : PANEL);
-            copy_panel(b_copy[1], t.b_right, b.row_stride, depth,
-                       width > PANEL ? width - PANEL : 0);
+            pairs_panel(b_copy[0], t.b, b.row_stride, depth, width < PANEL ? width : PANEL);
+            pairs_panel(b_copy[1], t.b_right, b.row_stride, depth,
+                        width > PANEL ? width - PANEL : 0);
             t.b = b_copy[0];
             t.b_right = b_copy[1];
         }

@@ -7,7 +7,7 @@
 #if !defined(__AVX512BF16__) // whose instruction is of no use to f32
 extern const struct kernels CPU(f32);
 #endif
-extern const struct kernels CPU(bf16);
+extern const struct kernels CPU(bf16), CPU(bf16_amx);
 
 // What is the same in both.
 #define F32_KERNELS                                                                                \
@@ -38,5 +38,19 @@ const struct kernels CPU(bf16) = {
     .product = cpu_product_bf16,
     .pack = cpu_pack_bf16,
     .burn = cpu_burn_bf16,
+    F32_KERNELS,
+};
+
+// The build for AVX512-BF16 has the tile unit's instructions too, and a host needs both for it.
+const struct kernels CPU(bf16_amx) = {
+#if defined(__AMX_BF16__)
+    .name = "amx",
+#else
+    .name = CPU_TEXT(KERNELS),
+#endif
+    .compute = COMPUTE_BF16_AMX,
+    .product = cpu_product_amx,
+    .pack = cpu_pack_bf16,
+    .burn = cpu_burn_amx,
     F32_KERNELS,
 };

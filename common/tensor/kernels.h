@@ -2,7 +2,8 @@
 // instruction set.
 //
 // A table also has a compute type, which is what its product does: f32 multiplies as the numbers
-// are; bf16 rounds both sides to bf16 and adds in f32. All else is f32 in both.
+// are; bf16 and bf16-amx round both sides to bf16 and add in f32, each in its own order. All else
+// is f32 in all.
 //
 // Every kernel runs on the calling thread, allocates nothing and never fails. The result of a row
 // depends on that row's inputs only, bit for bit, and is the same in every table of its compute
@@ -15,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum compute { COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16 };
+enum compute { COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16, COMPUTE_BF16_AMX };
 
 enum {
     PANEL = 16,           // columns of a packed panel
@@ -45,15 +46,16 @@ struct adamw {
 };
 
 struct kernels {
-    const char *name; // "portable", "avx2", "avx512", "avx512bf16"
+    const char *name; // "portable", "avx2", "avx512", "avx512bf16", "amx"
     enum compute compute;
 
     // c [M, N] (stride ldc) = a [M, K] · b, plus what was in c when `accumulate`. Element (m, k) of
     // a lies at a[m*a_row + k*a_col], of which one is 1: a transposed A needs no copy. Each result
-    // is one chain of fused multiply-adds: in f32 over k upwards; in bf16 over 1, 0, 3, 2, 5, 4 ..
-    // (an odd K is made even by a zero), where every input and result that is subnormal counts as a
-    // zero of its sign. That is what VDPBF16PS computes. Results that are not finite are so in
-    // every table, but NaNs may differ.
+    // is chains of fused multiply-adds. f32: one over k upwards. bf16: one over 1, 0, 3, 2, 5, 4
+    // .., as VDPBF16PS computes. bf16-amx: of each 32 k, one over the even and one over the odd
+    // ones, from zero; their sum is added to what came before, as TDPBF16PS computes. In both, what
+    // is missing of K is zeros, and every input and result that is subnormal counts as a zero of
+    // its sign. Results that are not finite are so in every table, but NaNs may differ.
     void (*product)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                     struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
 

@@ -284,40 +284,52 @@ VEC_INLINE float fma_flushed(float a, float b, float c)
     return fabsf(large) < least * up ? copysignf(none, sum) : sum;
 }
 
+// v_fma_flushed is fma_flushed in every lane. Vectors need the processor to flush (flush_begin).
+VEC_INLINE v16 v_fma_flushed(v16 a, v16 b, v16 c)
+{
+#if defined(__FMA__)
+    return v_fma(a, b, c);
+#else
+    float x[VEC], y[VEC], z[VEC];
+    v_store(x, a);
+    v_store(y, b);
+    v_store(z, c);
+    for (int i = 0; i < VEC; i++) {
+        z[i] = fma_flushed(x[i], y[i], z[i]);
+    }
+    return v_load(z);
+#endif
+}
+
+// v_even and v_odd are the numbers of each lane's pair.
+VEC_INLINE v16 v_even(v16 pairs)
+{
+    EACH_PART(pairs.part[p] = (part_f)((part_i)pairs.part[p] << 16));
+    return pairs;
+}
+
+VEC_INLINE v16 v_odd(v16 pairs)
+{
+    EACH_PART(pairs.part[p] = (part_f)((part_i)pairs.part[p] & (int32_t)0xFFFF0000));
+    return pairs;
+}
+
 // v_dot_pairs adds the two products of each lane's pairs to acc, the odd ones first, as a chain of
-// two fma_flushed: VDPBF16PS. Without that instruction vectors need the processor to flush
-// (flush_begin).
+// two fma_flushed: VDPBF16PS.
 VEC_INLINE v16 v_dot_pairs(v16 a, v16 b, v16 acc)
 {
 #if defined(__AVX512BF16__)
     acc.part[0] =
         (part_f)_mm512_dpbf16_ps((__m512)acc.part[0], (__m512bh)a.part[0], (__m512bh)b.part[0]);
 #else
-    v16 a_even, a_odd, b_even, b_odd;
-    EACH_PART(a_even.part[p] = (part_f)((part_i)a.part[p] << 16);
-              b_even.part[p] = (part_f)((part_i)b.part[p] << 16);
-              a_odd.part[p] = (part_f)((part_i)a.part[p] & (int32_t)0xFFFF0000);
-              b_odd.part[p] = (part_f)((part_i)b.part[p] & (int32_t)0xFFFF0000));
-#if defined(__FMA__)
-    acc = v_fma(a_even, b_even, v_fma(a_odd, b_odd, acc));
-#else
-    float x[2][VEC], y[2][VEC], z[VEC];
-    v_store(x[0], a_even);
-    v_store(x[1], a_odd);
-    v_store(y[0], b_even);
-    v_store(y[1], b_odd);
-    v_store(z, acc);
-    for (int i = 0; i < VEC; i++) {
-        z[i] = fma_flushed(x[0][i], y[0][i], fma_flushed(x[1][i], y[1][i], z[i]));
-    }
-    acc = v_load(z);
-#endif
+    acc = v_fma_flushed(v_odd(a), v_odd(b), acc);
+    acc = v_fma_flushed(v_even(a), v_even(b), acc);
 #endif
     return acc;
 }
 
-// flush_begin tells the processor to count subnormal numbers as zeros, where v_dot_pairs needs it;
-// flush_end takes what it returned.
+// flush_begin tells the processor to count subnormal numbers as zeros, where v_fma_flushed needs
+// it; flush_end takes what it returned.
 VEC_INLINE unsigned flush_begin(void)
 {
     unsigned before = 0;

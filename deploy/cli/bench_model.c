@@ -73,7 +73,8 @@ static void print_help(const char *name, const char *what, const struct bench_op
     for (int i = 0; i < SHAPES; i++) {
         (void)printf("%s %s", i == 0 ? "" : i + 1 < SHAPES ? "," : " or", shapes[i].name);
     }
-    (void)puts("\n  --compute TYPE f32, bf16, or auto: the faster one of this host (auto)");
+    (void)puts(
+        "\n  --compute TYPE f32, bf16, bf16-amx, or auto: the fastest one of this host (auto)");
     for (int i = 0; i < WORDS; i++) {
         (void)printf("  %-10s N   %s (%lld)\n", words[i].name, words[i].help,
                      (long long)*field_of(&shown, &words[i]));

@@ -49,13 +49,16 @@ int cli_sibling(char *out, size_t size, const char *program, struct error *err)
 
 int cli_compute(enum compute *out, const char *text, struct error *err)
 {
-    static const char *const names[] = {
-        [COMPUTE_AUTO] = "auto", [COMPUTE_F32] = "f32", [COMPUTE_BF16] = "bf16"};
+    static const char *const names[] = {[COMPUTE_AUTO] = "auto",
+                                        [COMPUTE_F32] = "f32",
+                                        [COMPUTE_BF16] = "bf16",
+                                        [COMPUTE_BF16_AMX] = "bf16-amx"};
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (strcmp(text, names[i]) == 0) {
             *out = (enum compute)i;
             return 0;
         }
     }
-    return error_set(err, -EINVAL, "--compute is \"%.40s\"; it must be auto, f32 or bf16", text);
+    return error_set(err, -EINVAL, "--compute is \"%.40s\"; it must be auto, f32, bf16 or bf16-amx",
+                     text);
 }

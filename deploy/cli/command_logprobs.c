@@ -55,7 +55,8 @@ struct scorer {
 static void print_help(void)
 {
     (void)puts(
-        "Usage: kelvin logprobs --model DIR [--compute auto|f32|bf16] [--threads N] < LINES\n\n"
+        "Usage: kelvin logprobs --model DIR [--compute auto|f32|bf16|bf16-amx] [--threads N] < "
+        "LINES\n\n"
         "Reads a line {\"text\": \"...\"} or {\"ids\": [...]} per sequence (other members are "
         "left\n"
         "unread) and writes a line\n"
@@ -64,7 +65,7 @@ static void print_help(void)
         "that the model gives ids[i+1] after ids[0..i]. Weights are used at the precision that\n"
         "the files store. No token is added at the beginning.\n\n"
         "  --model DIR     a model folder: config.json, tokenizer.json, model.safetensors\n"
-        "  --compute TYPE  f32, bf16, or auto: the faster one of this host (auto)\n"
+        "  --compute TYPE  f32, bf16, bf16-amx, or auto: the fastest one of this host (auto)\n"
         "  --threads N     sequences computed at once; default: the processors of this host\n\n"
         "A line that cannot be computed ends the command with exit code 2; the lines before it "
         "are\n"

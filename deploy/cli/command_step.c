@@ -53,7 +53,7 @@ static void print_help(void)
         "  --model DIR        model folder (config.json, model.safetensors)\n"
         "  --batch FILE       the batch, as below\n"
         "  --updates K        steps on the same batch (1)\n"
-        "  --compute TYPE     f32, bf16, or auto: the faster one of this host (auto)\n"
+        "  --compute TYPE     f32, bf16, bf16-amx, or auto: the fastest one of this host (auto)\n"
         "  --micro-tokens N   tokens of a micro-batch; changes rounding only (4096)\n"
         "  --threads N        of each rank; 0: the cores, shared out (0); changes nothing\n"
         "  --ranks N          processes that share the step, 1 to 8 (1); changes nothing\n"

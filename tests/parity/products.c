@@ -14,6 +14,8 @@
 #include <string.h>
 
 enum { CASES = 250, SIDE_MAX = 1300, PRODUCT_MAX = 1 << 22 };
+// Tiles in portable C are slow.
+enum { TILE_CASES = 100, TILE_PRODUCT_MAX = 1 << 18 };
 
 // What the numbers are: of one size; of every size, subnormal ones too; such that their products,
 // and what these are added to, lie about the least normal number.
@@ -86,7 +88,8 @@ static void transpose_and_pack(struct product *p, struct rng *rng)
     kernels_find("portable", p->compute)->pack(p->packed, p->transposed, p->N, p->K);
 }
 
-static void product_init(struct product *p, struct rng *rng, enum compute compute)
+static void product_init(struct product *p, struct rng *rng, enum compute compute,
+                         int64_t product_max)
 {
     const enum numbers numbers = (enum numbers)rng_below(rng, NUMBERS);
     *p = (struct product){.compute = compute};
@@ -94,7 +97,7 @@ static void product_init(struct product *p, struct rng *rng, enum compute comput
         p->M = random_size(rng);
         p->N = random_size(rng);
         p->K = random_size(rng);
-    } while (p->M * p->N * p->K > PRODUCT_MAX);
+    } while (p->M * p->N * p->K > product_max);
     p->ldc = p->N + (int64_t)rng_below(rng, 3);
     p->a_across = rng_below(rng, 2) == 1;
     p->b_packed = rng_below(rng, 2) == 1;
@@ -140,7 +143,7 @@ static void run(const struct kernels *kernels, const struct product *p, float *c
 // of bf16 is given the numbers that are left after rounding.
 static void run_oracle(struct product *p)
 {
-    if (p->compute == COMPUTE_BF16) {
+    if (p->compute != COMPUTE_F32) {
         const struct kernels *kernels = kernels_find("portable", COMPUTE_BF16);
         kernels->round_bf16(p->a, p->a, p->M * p->K);
         kernels->round_bf16(p->b, p->b, p->K * p->N);
@@ -206,13 +209,13 @@ static void check_pack(const struct kernels *kernels, const struct product *p, s
     test_free(packed);
 }
 
-static void check_products(enum compute compute)
+static void check_products(enum compute compute, int cases, int64_t product_max)
 {
     struct rng rng = {.key = 20260115};
-    static const char *const names[] = {"portable", "avx2", "avx512", "avx512bf16"};
-    for (int i = 0; i < CASES; i++) {
+    static const char *const names[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
+    for (int i = 0; i < cases; i++) {
         struct product p;
-        product_init(&p, &rng, compute);
+        product_init(&p, &rng, compute, product_max);
         run(kernels_find("portable", compute), &p, p.portable, 0, p.M);
         for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
             const struct kernels *kernels = kernels_find(names[k], compute);
@@ -233,13 +236,19 @@ static void check_products(enum compute compute)
 static void test_products_in_f32(void **state)
 {
     (void)state;
-    check_products(COMPUTE_F32);
+    check_products(COMPUTE_F32, CASES, PRODUCT_MAX);
 }
 
 static void test_products_in_bf16(void **state)
 {
     (void)state;
-    check_products(COMPUTE_BF16);
+    check_products(COMPUTE_BF16, CASES, PRODUCT_MAX);
+}
+
+static void test_products_on_tiles(void **state)
+{
+    (void)state;
+    check_products(COMPUTE_BF16_AMX, TILE_CASES, TILE_PRODUCT_MAX);
 }
 
 int main(void)
@@ -247,6 +256,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products_in_f32),
         cmocka_unit_test(test_products_in_bf16),
+        cmocka_unit_test(test_products_on_tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,262 @@
+// The product in bf16 on the tile unit: two by two tiles of C stay there while K runs. A block of A
+// is rounded once in each pass of K, a piece of a panel of B where it is not in pairs already.
+#include "common/tensor/amx.h"
+#include "common/tensor/cpu.h"
+#include "common/tensor/cpu_pairs.h"
+
+enum {
+    TILE = 16,              // rows of a tile, columns of C's and B's, pairs of K
+    TILE_DEPTH = 2 * TILE,  // of K
+    ROW_BLOCK = 16 * TILE,  // rows of A in one block
+    PASS = 16 * TILE_DEPTH, // of K: two panels of B stay in the first-level cache
+    STRIDE =
+        PASS / 2 + TILE, // pairs from row to row of the copy of A: not all at one place of a cache
+    PAIR_BYTES = 4,
+};
+
+// struct span is what a sweep computes: up to two by two tiles of C.
+struct span {
+    float *c;
+    int64_t ldc;
+    const float *a;        // pairs, rows STRIDE apart
+    const float *b[2];     // pairs, rows PANEL apart
+    int64_t steps;         // of TILE_DEPTH
+    int64_t rows, columns; // of c that exist
+    bool accumulate;
+};
+
+// struct corner is where a tile of C lies: in C, or, where only a part of it exists, in a place
+// beside.
+struct corner {
+    float *at;
+    int64_t stride; // bytes
+    float beside[TILE * TILE];
+};
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+// copy_part copies what exists of a tile of C.
+static void copy_part(float *to, int64_t to_row, const float *from, int64_t from_row, int64_t rows,
+                      int64_t columns)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(to + r * to_row, from + r * from_row, (size_t)columns * sizeof(float));
+    }
+}
+
+// The rows and columns that exist of tile (down, across).
+static int64_t rows_of(const struct span *s, int down)
+{
+    return least(s->rows - down * TILE, TILE);
+}
+
+static int64_t columns_of(const struct span *s, int across)
+{
+    return least(s->columns - across * TILE, TILE);
+}
+
+static bool is_whole(const struct span *s, int down, int across)
+{
+    return rows_of(s, down) == TILE && columns_of(s, across) == TILE;
+}
+
+static float *place_of(const struct span *s, int down, int across)
+{
+    return s->c + down * TILE * s->ldc + across * TILE;
+}
+
+static void corner_begin(struct corner *corner, const struct span *s, int down, int across)
+{
+    if (is_whole(s, down, across)) {
+        corner->at = place_of(s, down, across);
+        corner->stride = s->ldc * (int64_t)sizeof(float);
+        return;
+    }
+    corner->at = corner->beside;
+    corner->stride = TILE * sizeof(float);
+    memset(corner->beside, 0, sizeof(corner->beside));
+    if (s->accumulate) {
+        copy_part(corner->beside, TILE, place_of(s, down, across), s->ldc, rows_of(s, down),
+                  columns_of(s, across));
+    }
+}
+
+static void corner_end(const struct corner *corner, const struct span *s, int down, int across)
+{
+    if (corner->at == corner->beside) {
+        copy_part(place_of(s, down, across), s->ldc, corner->beside, TILE, rows_of(s, down),
+                  columns_of(s, across));
+    }
+}
+
+#define BEGIN(tile, down, across)                                                                  \
+    do {                                                                                           \
+        corner_begin(&corner[tile], s, down, across);                                              \
+        if (s->accumulate) {                                                                       \
+            amx_load(tile, corner[tile].at, corner[tile].stride);                                  \
+        } else {                                                                                   \
+            amx_zero(tile);                                                                        \
+        }                                                                                          \
+    } while (0)
+#define END(tile, down, across)                                                                    \
+    do {                                                                                           \
+        amx_store(tile, corner[tile].at, corner[tile].stride);                                     \
+        corner_end(&corner[tile], s, down, across);                                                \
+    } while (0)
+
+// sweep computes a span; `down` and `across` say whether it has a second tile there (constants
+// after inlining). Tiles 0 to 3 are C's, 4 and 5 A's, 6 and 7 B's.
+VEC_INLINE void sweep(const struct span *s, const bool down, const bool across)
+{
+    struct corner corner[4];
+    BEGIN(0, 0, 0);
+    if (across) {
+        BEGIN(1, 0, 1);
+    }
+    if (down) {
+        BEGIN(2, 1, 0);
+    }
+    if (down && across) {
+        BEGIN(3, 1, 1);
+    }
+    for (int64_t step = 0; step < s->steps; step++) {
+        const float *a = s->a + step * TILE;
+        amx_load(4, a, STRIDE * PAIR_BYTES);
+        amx_load(6, s->b[0] + step * TILE * PANEL, PANEL * PAIR_BYTES);
+        amx_dot(0, 4, 6);
+        if (across) {
+            amx_load(7, s->b[1] + step * TILE * PANEL, PANEL * PAIR_BYTES);
+            amx_dot(1, 4, 7);
+        }
+        if (down) {
+            amx_load(5, a + TILE * STRIDE, STRIDE * PAIR_BYTES);
+            amx_dot(2, 5, 6);
+        }
+        if (down && across) {
+            amx_dot(3, 5, 7);
+        }
+    }
+    END(0, 0, 0);
+    if (across) {
+        END(1, 0, 1);
+    }
+    if (down) {
+        END(2, 1, 0);
+    }
+    if (down && across) {
+        END(3, 1, 1);
+    }
+}
+
+static void sweep_span(const struct span *s)
+{
+    const bool down = s->rows > TILE, across = s->columns > TILE;
+    if (down && across) {
+        sweep(s, true, true);
+    } else if (down) {
+        sweep(s, true, false);
+    } else if (across) {
+        sweep(s, false, true);
+    } else {
+        sweep(s, false, false);
+    }
+}
+
+// panel_of is where the pairs of a panel of B lie, rows PANEL apart, as many as the steps of `s`
+// read: in B itself, or in `copy`.
+static const float *panel_of(struct operand b, float *copy, const float *panel,
+                             const struct span *s, int64_t depth, int64_t columns)
+{
+    const int64_t pairs = (depth + 1) / 2;
+    if (b.pairs && pairs == s->steps * TILE) {
+        return panel;
+    }
+    if (b.pairs) {
+        memcpy(copy, panel, (size_t)(pairs * PANEL) * sizeof(float));
+    } else {
+        pairs_panel(copy, panel, b.row_stride, depth, (int)columns);
+    }
+    memset(copy + pairs * PANEL, 0, (size_t)((s->steps * TILE - pairs) * PANEL) * sizeof(float));
+    return copy;
+}
+
+// block_run computes a block of rows, of which `a` has the pairs, in one pass of K.
+static void block_run(const struct span *block, struct operand b, int64_t rows, int64_t N,
+                      int64_t depth)
+{
+    float copy[2][(size_t)PASS / 2 * PANEL];
+    for (int64_t n = 0; n < N; n += 2L * TILE) {
+        struct span s = *block;
+        const float *panel = b.data + n / PANEL * b.panel_stride;
+        s.columns = least(N - n, 2L * TILE);
+        s.b[0] = panel_of(b, copy[0], panel, &s, depth, least(s.columns, TILE));
+        if (s.columns > TILE) {
+            s.b[1] = panel_of(b, copy[1], panel + b.panel_stride, &s, depth, s.columns - TILE);
+        }
+        for (int64_t m = 0; m < rows; m += 2L * TILE) {
+            s.c = block->c + m * s.ldc + n;
+            s.a = block->a + m * STRIDE;
+            s.rows = least(rows - m, 2L * TILE);
+            sweep_span(&s);
+        }
+    }
+}
+
+// copy_down rounds rows whose columns are contiguous: sixteen rows at once, in each pair after
+// pair.
+static void copy_down(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
+{
+    const int64_t end = (depth + TILE_DEPTH - 1) / TILE_DEPTH * TILE;
+    for (int64_t m = 0; m < rows; m += TILE, copy += TILE * STRIDE) {
+        const int count = (int)least(rows - m, TILE);
+        for (int64_t k = 0; k < end; k++) {
+            float pairs[VEC] = {0};
+            if (2 * k < depth) {
+                v_store(pairs, pair_rows(a + 2 * k * a_col + m, a_col, 2 * k + 1 < depth, count));
+            }
+            for (int64_t r = 0; r < count; r++) {
+                memcpy(&copy[r * STRIDE + k], &pairs[r],
+                       sizeof(float)); // as bytes: any bits are kept
+            }
+        }
+    }
+}
+
+// copy_a rounds a block of A to pairs, row after row, and fills it up with zeros to whole tiles.
+static void copy_a(float *copy, const float *a, int64_t a_row, int64_t a_col, int64_t rows,
+                   int64_t depth)
+{
+    if (a_col == 1) {
+        pairs_along(copy, STRIDE, a, a_row, rows, depth);
+    } else {
+        copy_down(copy, a, a_col, rows, depth);
+    }
+    const int64_t end = (rows + TILE - 1) / TILE * TILE;
+    memset(copy + rows * STRIDE, 0, (size_t)((end - rows) * STRIDE) * sizeof(float));
+}
+
+void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                     struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
+{
+    float copy[(size_t)ROW_BLOCK * STRIDE];
+    amx_begin();
+    for (int64_t m = 0; m < M; m += ROW_BLOCK) {
+        const int64_t rows = least(M - m, ROW_BLOCK);
+        for (int64_t k = 0; k < K || k == 0; k += PASS) {
+            const int64_t depth = least(K - k, PASS);
+            const struct span block = {.c = c + m * ldc,
+                                       .ldc = ldc,
+                                       .a = copy,
+                                       .steps = (depth + TILE_DEPTH - 1) / TILE_DEPTH,
+                                       .accumulate = accumulate || k > 0};
+            struct operand rest = b;
+            rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
+            copy_a(copy, a + m * a_row + k * a_col, a_row, a_col, rows, depth);
+            block_run(&block, rest, rows, N, depth);
+        }
+    }
+    amx_end();
+}
