@@ -22,7 +22,7 @@ struct backward {
     float *delta;    // [T]
     float *row;      // [D] scratch of the q/k norm
     float *queries;  // [ATTEND_TILE, D] scaled
-    float *values_t; // blocks of V transposed, [D][32] each
+    float *values_t; // blocks of V as columns
 };
 
 static void backward_destroyp(struct backward **backward)
@@ -50,7 +50,7 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                              rows_max,
                              s->D,
                              (int64_t)ATTEND_TILE * s->D,
-                             blocks * ATTENTION_BLOCK * s->D};
+                             blocks * columns_floats(model->compute, s->D)};
     float **const arrays[] = {&b->dx,   &b->dnorm, &b->dact, &b->dup,     &b->datt,
                               &b->dqkv, &b->delta, &b->row,  &b->queries, &b->values_t};
     int64_t floats = 0;
@@ -170,12 +170,12 @@ static void block_backward(const struct head_pass *pass, const struct look *look
         valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
     }
     const float *dout = pass->b->datt + look->row * HD + pass->head * D;
-    k->product(p, ATTENTION_BLOCK, look->q, D, 1,
-               operand_row_major(pass->blocks[b], ATTENTION_BLOCK), look->rows, ATTENTION_BLOCK, D,
-               false);
-    k->product(ds, ATTENTION_BLOCK, dout, HD, 1,
-               operand_row_major(pass->b->values_t + first * D, ATTENTION_BLOCK), look->rows,
-               ATTENTION_BLOCK, D, false);
+    k->product(p, ATTENTION_BLOCK, look->q, D, 1, kv_block_keys(k->compute, pass->blocks[b], D),
+               look->rows, ATTENTION_BLOCK, D, false);
+    k->product(
+        ds, ATTENTION_BLOCK, dout, HD, 1,
+        operand_columns(k->compute, pass->b->values_t + b * columns_floats(k->compute, D), D),
+        look->rows, ATTENTION_BLOCK, D, false);
     k->softmax_backward(p, ds, look->lse, pass->b->delta + look->row, valid, look->rows);
     // The block's keys up to what the last row sees; of these the first ones may be shared rows.
     const int32_t n = pass->sequence;
@@ -230,10 +230,8 @@ static void transpose_values(const struct backward *b, const struct model *model
     const int64_t D = s->D, width = ((int64_t)s->H + 2L * s->KV) * D;
     const float *value = qkv + pack->start[sequence] * width + ((int64_t)s->H + s->KV + kv) * D;
     for (int64_t t = pack_shared(pack, sequence); t < pack_count(pack, sequence); t++) {
-        float *block = b->values_t + t / ATTENTION_BLOCK * ATTENTION_BLOCK * D;
-        for (int64_t d = 0; d < D; d++) {
-            block[d * ATTENTION_BLOCK + t % ATTENTION_BLOCK] = value[d];
-        }
+        float *block = b->values_t + t / ATTENTION_BLOCK * columns_floats(model->compute, D);
+        model->kernels->put_column(block, t % ATTENTION_BLOCK, value, D);
         value += width;
     }
 }

@@ -8,13 +8,12 @@
 
 enum { HEAD_SIZE_MAX = 1024 };
 
-void kv_block_put(float *block, int64_t position, const float *key, const float *value, int64_t D)
+void kv_block_put(const struct kernels *kernels, float *block, int64_t position, const float *key,
+                  const float *value, int64_t D)
 {
-    int64_t slot = position % ATTENTION_BLOCK;
-    for (int64_t d = 0; d < D; d++) {
-        block[d * ATTENTION_BLOCK + slot] = key[d];
-    }
-    memcpy(block + ATTENTION_BLOCK * D + slot * D, value, (size_t)D * sizeof(float));
+    const int64_t slot = position % ATTENTION_BLOCK;
+    kernels->put_column(block, slot, key, D);
+    kernels->put_row(block + columns_floats(kernels->compute, D), slot, value, D);
 }
 
 // struct walk is what the rows of a call have come to.
@@ -25,16 +24,17 @@ struct walk {
     int32_t valid[ATTEND_ROWS]; // keys of the current block that a row sees
 };
 
-// walk_block takes rows [from, from + rows) over one block; `next` is read after it.
+// walk_block takes rows [from, from + rows) over one block; `next` is read after it: its keys are
+// fetched during the first product, its values during the second, which hides memory's latency.
 static void walk_block(const struct attend *a, struct walk *walk, int64_t from, int64_t rows,
                        const float *block, const float *next)
 {
     const int64_t D = a->D;
     float score[ATTEND_ROWS * ATTENTION_BLOCK];
-    struct operand keys = operand_row_major(block, ATTENTION_BLOCK);
-    struct operand values = operand_row_major(block + ATTENTION_BLOCK * D, D);
-    keys.next = values.data;
-    values.next = next;
+    struct operand keys = kv_block_keys(a->kernels->compute, block, D);
+    struct operand values = kv_block_values(a->kernels->compute, block, D);
+    keys.next = next;
+    values.next = next + columns_floats(a->kernels->compute, D);
     a->kernels->product(score, ATTENTION_BLOCK, walk->q + from * D, D, 1, keys, rows,
                         ATTENTION_BLOCK, D, false);
     a->kernels->softmax_block(score, walk->max + from, walk->sum + from, walk->out + from * D, D, D,

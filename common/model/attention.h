@@ -2,8 +2,8 @@
 // share word for word.
 //
 // Keys and values lie in blocks of ATTENTION_BLOCK consecutive positions that start at multiples of
-// it: keys transposed [D][32], then values [32][D]. A query walks the blocks in order with an
-// online softmax, so its result depends on its own keys only.
+// it: keys as columns, then values as rows (kernels.h), as the compute type has them. A query walks
+// the blocks in order with an online softmax, so its result depends on its own keys only.
 #ifndef COMMON_MODEL_ATTENTION_H
 #define COMMON_MODEL_ATTENTION_H
 
@@ -14,13 +14,25 @@ enum {
     ATTEND_ROWS = 48, // query rows of one call at most
 };
 
-static inline int64_t kv_block_floats(int64_t D)
+static inline int64_t kv_block_floats(enum compute compute, int64_t D)
 {
-    return D * ATTENTION_BLOCK * 2;
+    return columns_floats(compute, D) + rows_floats(compute, D);
 }
 
-// kv_block_put writes the key and value [D] of one position into its block.
-void kv_block_put(float *block, int64_t position, const float *key, const float *value, int64_t D);
+static inline struct operand kv_block_keys(enum compute compute, const float *block, int64_t D)
+{
+    return operand_columns(compute, block, D);
+}
+
+static inline struct operand kv_block_values(enum compute compute, const float *block, int64_t D)
+{
+    return operand_rows(compute, block + columns_floats(compute, D), D);
+}
+
+// kv_block_put writes the key and value [D] of one position into its block; a sequence's positions
+// are written upwards.
+void kv_block_put(const struct kernels *kernels, float *block, int64_t position, const float *key,
+                  const float *value, int64_t D);
 
 // struct attend_part is some rows of a call: queries of one sequence that share one key head.
 struct attend_part {

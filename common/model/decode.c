@@ -16,6 +16,7 @@ enum { HEAD_ROWS = 48 }; // rows whose logits are computed at once
 
 struct kv_memory {
     float *pages;
+    int64_t block_floats; // of one layer and key head
     int64_t page_floats;
     int32_t page_count;
 };
@@ -34,8 +35,8 @@ struct decode {
 
 size_t kv_page_bytes(const struct shape *shape, enum compute compute)
 {
-    (void)compute; // keys and values are f32 in every compute type so far
-    return (size_t)shape->L * (size_t)shape->KV * (size_t)kv_block_floats(shape->D) * sizeof(float);
+    return (size_t)shape->L * (size_t)shape->KV * (size_t)kv_block_floats(compute, shape->D) *
+           sizeof(float);
 }
 
 static void kv_memory_destroyp(struct kv_memory **memory)
@@ -55,6 +56,7 @@ int kv_memory_create(struct kv_memory **out, const struct model *model, int32_t 
         return error_set(err, -ENOMEM, "no memory for %d KV pages of %zu bytes", page_count, page);
     }
     memory->page_floats = (int64_t)(page / sizeof(float));
+    memory->block_floats = kv_block_floats(model->compute, model->shape.D);
     memory->page_count = page_count;
     *out = TAKE(memory);
     return 0;
@@ -122,7 +124,7 @@ static float *block_of(const struct kv_memory *memory, const struct shape *s, in
                        int32_t layer, int64_t kv)
 {
     return memory->pages + page * memory->page_floats +
-           ((int64_t)layer * s->KV + kv) * kv_block_floats(s->D);
+           ((int64_t)layer * s->KV + kv) * memory->block_floats;
 }
 
 static void write_rows(const struct decode *decode, const struct model *model,
@@ -136,8 +138,8 @@ static void write_rows(const struct decode *decode, const struct model *model,
         int32_t page = rows[r].pages[rows[r].position / KV_PAGE_TOKENS];
         CHECK(page >= 0 && page < memory->page_count);
         for (int64_t kv = 0; kv < s->KV; kv++) {
-            kv_block_put(block_of(memory, s, page, layer, kv), rows[r].position, key + kv * s->D,
-                         key + (s->KV + kv) * s->D, s->D);
+            kv_block_put(model->kernels, block_of(memory, s, page, layer, kv), rows[r].position,
+                         key + kv * s->D, key + (s->KV + kv) * s->D, s->D);
         }
     }
 }

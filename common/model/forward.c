@@ -26,9 +26,10 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
     forward->rows_max = rows_max;
     int64_t floats = rows_max * (s->L * block_state_floats(s) + 2L * s->C + 2);
     int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
+    const int64_t block = kv_block_floats(model->compute, s->D);
     forward->memory = floats_alloc((size_t)floats);
     forward->layers = calloc((size_t)s->L, sizeof(*forward->layers));
-    forward->blocks = floats_alloc((size_t)(blocks * kv_block_floats(s->D)));
+    forward->blocks = floats_alloc((size_t)(blocks * block));
     forward->block_list = calloc((size_t)blocks, sizeof(*forward->block_list));
     if (forward->memory == NULL || forward->layers == NULL || forward->blocks == NULL ||
         forward->block_list == NULL) {
@@ -36,7 +37,7 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
                          (long long)rows_max);
     }
     for (int64_t b = 0; b < blocks; b++) {
-        forward->block_list[b] = forward->blocks + b * kv_block_floats(s->D);
+        forward->block_list[b] = forward->blocks + b * block;
     }
     *out = TAKE(forward);
     return 0;
@@ -74,8 +75,9 @@ const float *const *forward_blocks(struct forward *forward, const struct model *
     const int64_t key = ((int64_t)s->H + kv) * s->D, value = key + (int64_t)s->KV * s->D;
     const float *row = qkv + pack->start[k] * width;
     for (int64_t t = pack_shared(pack, k); t < pack_count(pack, k); t++, row += width) {
-        float *block = forward->blocks + t / ATTENTION_BLOCK * kv_block_floats(s->D);
-        kv_block_put(block, t, row + key, row + value, s->D);
+        float *block =
+            forward->blocks + t / ATTENTION_BLOCK * kv_block_floats(model->compute, s->D);
+        kv_block_put(model->kernels, block, t, row + key, row + value, s->D);
     }
     return forward->block_list;
 }

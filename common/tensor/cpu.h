@@ -14,6 +14,10 @@
 #define cpu_product_amx        CPU(product_amx)
 #define cpu_pack               CPU(pack)
 #define cpu_pack_bf16          CPU(pack_bf16)
+#define cpu_put_column         CPU(put_column)
+#define cpu_put_column_bf16    CPU(put_column_bf16)
+#define cpu_put_row            CPU(put_row)
+#define cpu_put_row_bf16       CPU(put_row_bf16)
 #define cpu_rmsnorm            CPU(rmsnorm)
 #define cpu_rmsnorm_backward   CPU(rmsnorm_backward)
 #define cpu_layernorm          CPU(layernorm)
@@ -50,6 +54,10 @@ void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64
                      struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
 void cpu_pack(float *packed, const float *W, int64_t N, int64_t K);
 void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K);
+void cpu_put_column(float *columns, int64_t slot, const float *x, int64_t D);
+void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D);
+void cpu_put_row(float *rows, int64_t slot, const float *x, int64_t D);
+void cpu_put_row_bf16(float *rows, int64_t slot, const float *x, int64_t D);
 void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
                  float eps);
 void cpu_rmsnorm_backward(float *dx, float *dgain, const float *dy, const float *x,

@@ -27,6 +27,8 @@ const struct kernels CPU(f32) = {
     .compute = COMPUTE_F32,
     .product = cpu_product,
     .pack = cpu_pack,
+    .put_column = cpu_put_column,
+    .put_row = cpu_put_row,
     .burn = cpu_burn,
     F32_KERNELS,
 };
@@ -37,6 +39,8 @@ const struct kernels CPU(bf16) = {
     .compute = COMPUTE_BF16,
     .product = cpu_product_bf16,
     .pack = cpu_pack_bf16,
+    .put_column = cpu_put_column_bf16,
+    .put_row = cpu_put_row_bf16,
     .burn = cpu_burn_bf16,
     F32_KERNELS,
 };
@@ -51,6 +55,8 @@ const struct kernels CPU(bf16_amx) = {
     .compute = COMPUTE_BF16_AMX,
     .product = cpu_product_amx,
     .pack = cpu_pack_bf16,
+    .put_column = cpu_put_column_bf16,
+    .put_row = cpu_put_row_bf16,
     .burn = cpu_burn_amx,
     F32_KERNELS,
 };

@@ -63,6 +63,12 @@ struct kernels {
     // those beyond N zero. operand_packed says where they lie.
     void (*pack)(float *packed, const float *W, int64_t N, int64_t K);
 
+    // Writes x [D] as column `slot` of an operand [D, 32], or as row `slot` of an operand [32, D],
+    // that operand_columns or operand_rows describes: keys and values, one position after another.
+    // Slots are written upwards: what was in those above is gone.
+    void (*put_column)(float *columns, int64_t slot, const float *x, int64_t D);
+    void (*put_row)(float *rows, int64_t slot, const float *x, int64_t D);
+
     // y = x / rms(x) * gain; rstd [T] keeps 1/rms for the backward pass. x, y [T, C].
     void (*rmsnorm)(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
                     float eps);
@@ -175,6 +181,30 @@ static inline struct operand operand_packed(enum compute compute, const float *p
                                                      .panel_stride = depth * PANEL,
                                                      .row_stride = PANEL}
                                   : operand_pairs(packed, depth);
+}
+
+// Operands of ATTENTION_BLOCK columns or rows, and how many floats they take.
+static inline int64_t columns_floats(enum compute compute, int64_t D)
+{
+    return ATTENTION_BLOCK * (compute == COMPUTE_F32 ? D : (D + 1) / 2);
+}
+
+static inline struct operand operand_columns(enum compute compute, const float *columns, int64_t D)
+{
+    return compute == COMPUTE_F32 ? operand_row_major(columns, ATTENTION_BLOCK)
+                                  : operand_pairs(columns, (D + 1) / 2);
+}
+
+static inline int64_t rows_floats(enum compute compute, int64_t D)
+{
+    return compute == COMPUTE_F32 ? ATTENTION_BLOCK * D
+                                  : ATTENTION_BLOCK / 2 * ((D + PANEL - 1) / PANEL * PANEL);
+}
+
+static inline struct operand operand_rows(enum compute compute, const float *rows, int64_t D)
+{
+    return compute == COMPUTE_F32 ? operand_row_major(rows, D)
+                                  : operand_pairs(rows, ATTENTION_BLOCK / 2);
 }
 
 #endif

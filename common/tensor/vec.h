@@ -246,6 +246,14 @@ VEC_INLINE v16 v_pairs(v16 even, v16 odd)
     return v;
 }
 
+// v_odd_joins completes pairs by a vector of numbers with odd indices.
+VEC_INLINE v16 v_odd_joins(v16 pairs, v16 odd)
+{
+    odd = v_pairs(v_set(0.0f), odd);
+    EACH_PART(pairs.part[p] = (part_f)(((part_i)pairs.part[p] & 0xFFFF) | (part_i)odd.part[p]));
+    return pairs;
+}
+
 // v_pairs_along rounds 32 numbers in a row, `first` and then `second`, to sixteen pairs.
 VEC_INLINE v16 v_pairs_along(v16 first, v16 second)
 {

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CASES = 250, SIDE_MAX = 1300, PRODUCT_MAX = 1 << 22 };
+enum { CASES = 150, SIDE_MAX = 1300, PRODUCT_MAX = 1 << 20 };
 // Tiles in portable C are slow.
 enum { TILE_CASES = 100, TILE_PRODUCT_MAX = 1 << 18 };
 
