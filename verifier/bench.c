@@ -145,7 +145,7 @@ static int add_line(struct bench *bench, const char *text, size_t size, struct e
 {
     CLEANUP(json_decrefp) json_t *json = NULL;
     const char *program = NULL;
-    int code = json_parse(&json, text, size, "it", err);
+    int code = json_parse(&json, text, size, "the line", err);
     code = code < 0 ? code : json_get_string(&program, json, "snippet", err);
     if (code < 0) {
         return code;

@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 // The depth of nesting, from the text alone: jansson's own limit (2048) is deeper than our callers
 // want to recurse.
@@ -43,7 +45,11 @@ int json_parse(json_t **out, const char *text, size_t size, const char *what, st
     json_t *json =
         json_loadb(text, size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &problem);
     if (json == NULL) {
-        return error_set(err, -EINVAL, "%s:%d: not JSON: %s", what, problem.line, problem.text);
+        char line[16] = "";
+        if (memchr(text, '\n', size) != NULL) { // a text of one line needs no number
+            (void)snprintf(line, sizeof(line), ":%d", problem.line);
+        }
+        return error_set(err, -EINVAL, "%s%s: not JSON: %s", what, line, problem.text);
     }
     *out = json;
     return 0;

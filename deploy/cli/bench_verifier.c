@@ -49,6 +49,17 @@ static int add_word(struct command *command, const char *key, const char *value)
                : -1;
 }
 
+static bool is_option(const char *word)
+{
+    static const char *const options[] = {"--file", "--workers", "--backend", "--seconds"};
+    for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++) {
+        if (strcmp(word, options[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool read_seconds(double *out, const char *text)
 {
     char *end = NULL;
@@ -60,9 +71,9 @@ static int parse(struct command *command, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
-        bool option = strncmp(word, "--", 2) == 0;
+        bool option = is_option(word);
         if (option && i + 1 == argc) {
-            return cli_fail(argv[0], "%s needs a value, or is not known; see --help", word);
+            return cli_fail(argv[0], "%s needs a value", word);
         }
         const char *value = option ? argv[++i] : word;
         int code = 0;
@@ -73,14 +84,17 @@ static int parse(struct command *command, int argc, char **argv)
         } else if (strcmp(word, "--backend") == 0) {
             code = add_word(command, "verifier.backend=", value);
         } else if (strcmp(word, "--seconds") == 0) {
-            code = read_seconds(&command->bench.seconds, value) ? 0 : -1;
-        } else if (!option && strchr(word, '=') != NULL) {
+            if (!read_seconds(&command->bench.seconds, value)) {
+                return cli_fail(argv[0], "--seconds: \"%s\" is no number above 0 and up to %d",
+                                value, SECONDS_MAX);
+            }
+        } else if (strchr(word, '=') != NULL) {
             code = add_word(command, "", word);
         } else {
             return cli_fail(argv[0], "unknown option %s; see --help", word);
         }
         if (code < 0) {
-            return cli_fail(argv[0], "%s: \"%s\" is no value for it", word, value);
+            return cli_fail(argv[0], "%s: its value is too long", word);
         }
     }
     return 0;
