@@ -19,7 +19,7 @@
 #define PAGE ((size_t)4096)
 
 enum {
-    RANGES_MAX = 2048,     // of one scan; more are fetched by another
+    RANGES_MAX = 84,       // of one scan; more are fetched by another
     SMALL_BYTES = 1 << 17, // neighbours up to this size are scanned in one go
     LEARN_RUNS = 32,       // runs that count what they write to
     HOT_RUNS = 6, // a page that so many of them wrote to is hot: copying costs a fifth of a fault
