@@ -7,6 +7,7 @@
 #include "verifier/request_json.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -62,11 +63,17 @@ static void end(struct lines *lines, int code, const struct error *err)
     (void)uv_timer_start(&lines->end_timer, on_end_timer, 0, 0);
 }
 
+// The output does not block where it is one with the input, a terminal or socket that is polled.
 static bool write_all(int descriptor, const char *data, size_t size)
 {
     while (size > 0) {
         ssize_t done = write(descriptor, data, size);
         if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done < 0 && errno == EAGAIN) {
+            struct pollfd output = {.fd = descriptor, .events = POLLOUT};
+            (void)poll(&output, 1, -1);
             continue;
         }
         if (done <= 0) {

@@ -81,6 +81,27 @@ fi
 (for _ in $(seq 2000); do echo "$good"; done) | "${verify[@]}" 2>"$work/log" | head -1 >/dev/null
 grep -q 'Broken pipe' "$work/log" || fail "a vanished reader: $(cat "$work/log")"
 
+# A reader that is late loses nothing, also where the output does not block. All verdicts but the
+# first come from the cache, so a verifier that sleeps over a full pipe waits for the reader.
+for i in $(seq 300); do echo "${good/\"id\":2/\"id\":$i}"; done >"$work/many"
+/usr/bin/python3 - "$work/many" "${verify[@]}" <<'PYTHON' || fail "a late reader of an output that does not block"
+import fcntl, os, struct, subprocess, sys, termios
+reader, writer = os.pipe()
+fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+os.set_blocking(writer, False)
+verify = subprocess.Popen(sys.argv[2:], stdin=open(sys.argv[1]), stdout=writer, stderr=subprocess.DEVNULL)
+os.close(writer)
+def waiting():
+    return struct.unpack('i', fcntl.ioctl(reader, termios.FIONREAD, b'0000'))[0]
+def sleeps():
+    with open(f'/proc/{verify.pid}/stat') as stat:
+        return stat.read().rsplit(')')[1].split()[0] == 'S'
+while verify.poll() is None and not (waiting() > 3500 and sleeps()):
+    os.sched_yield()
+lines = open(reader, 'rb').read().count(b'\n')
+sys.exit(not (lines == 300 and verify.wait() == 0))
+PYTHON
+
 # Garbage lines get a verdict each, a line without end a sentence.
 {
     printf 'null\n{"id":3\n\xff\xfe\n{"id":4,"kind":"validate","program":3}\n%s\n' "$good"
