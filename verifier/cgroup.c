@@ -12,7 +12,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PROCESSES_MAX = 8, FOLDER_MAX = 768 }; // a zygote has two
+enum {
+    PROCESSES_MAX = 8, // a zygote has two
+    FOLDER_MAX = 768,
+    TRIES_MAX = 3, // to enter a group
+};
 
 // The folders of this process's own groups.
 struct home {
@@ -107,6 +111,19 @@ static int make(const char *folder)
     return mkdir(folder, 0755) < 0 && errno != EEXIST ? -errno : 0;
 }
 
+// Puts a process into a new group, with a limit unless NULL. A daemon that tidies up (remove_stale)
+// may remove the group before anyone is in it: then once more.
+static int enter_one(const char *folder, pid_t pid, const char *limit, size_t value)
+{
+    int code = -ENOENT;
+    for (int i = 0; i < TRIES_MAX && code == -ENOENT; i++) {
+        code = make(folder);
+        code = code < 0 || limit == NULL ? code : write_number(folder, limit, value);
+        code = code < 0 ? code : write_number(folder, "cgroup.procs", (unsigned long)pid);
+    }
+    return code;
+}
+
 // Moves this process out of the way and lets children be limited.
 static int open_unified(const struct home *home)
 {
@@ -116,9 +133,13 @@ static int open_unified(const struct home *home)
     }
     char leaf[FOLDER_MAX + 48];
     (void)snprintf(leaf, sizeof(leaf), "%s/kelvin-verifier-%d", home->memory, (int)getpid());
-    int code = make(leaf);
-    code = code < 0 ? code : write_number(leaf, "cgroup.procs", (unsigned long)getpid());
-    return code < 0 ? code : write_text(home->memory, "cgroup.subtree_control", "+memory +pids");
+    int code = enter_one(leaf, getpid(), NULL, 0);
+    code = code < 0 ? code : write_text(home->memory, "cgroup.subtree_control", "+memory +pids");
+    if (code < 0) { // back again
+        (void)write_number(home->memory, "cgroup.procs", (unsigned long)getpid());
+        (void)rmdir(leaf);
+    }
+    return code;
 }
 
 // Of a folder, and of what a user who makes groups in it writes to.
@@ -148,8 +169,7 @@ int cgroup_delegate(uid_t user, struct error *err)
         // In version 2 a group with limited groups in it has no processes of its own.
         (void)snprintf(leaf, sizeof(leaf), home.unified ? "%s/kelvin-verifier-%d" : "%s", folder,
                        (int)getpid());
-        code = code < 0 ? code : make(leaf);
-        code = code < 0 ? code : write_number(leaf, "cgroup.procs", (unsigned long)getpid());
+        code = code < 0 ? code : enter_one(leaf, getpid(), NULL, 0);
         if (code == 0 && home.unified) {
             code = write_text(folder, "cgroup.subtree_control", "+memory +pids");
         }
@@ -168,22 +188,16 @@ static void folder_of(char *out, size_t size, const char *home, pid_t pid)
     (void)snprintf(out, size, "%s/kelvin-image-%d", home, (int)pid);
 }
 
-static int enter_one(const char *home, pid_t pid, const char *limit, size_t value)
-{
-    char folder[FOLDER_MAX + 48];
-    folder_of(folder, sizeof(folder), home, pid);
-    int code = make(folder);
-    code = code < 0 ? code : write_number(folder, limit, value);
-    return code < 0 ? code : write_number(folder, "cgroup.procs", (unsigned long)pid);
-}
-
 int cgroup_enter(pid_t pid, size_t memory_bytes, struct error *err)
 {
     struct home home;
+    char folder[FOLDER_MAX + 48];
     int code = find_home(&home);
+    folder_of(folder, sizeof(folder), home.memory, pid);
     const char *limit = home.unified ? "memory.max" : "memory.limit_in_bytes";
-    code = code < 0 ? code : enter_one(home.memory, pid, limit, memory_bytes);
-    code = code < 0 ? code : enter_one(home.pids, pid, "pids.max", PROCESSES_MAX);
+    code = code < 0 ? code : enter_one(folder, pid, limit, memory_bytes);
+    folder_of(folder, sizeof(folder), home.pids, pid);
+    code = code < 0 ? code : enter_one(folder, pid, "pids.max", PROCESSES_MAX);
     return code < 0 ? error_set(err, code, "image: cannot enter a control group: errno %d", -code)
                     : 0;
 }
@@ -201,14 +215,15 @@ void cgroup_remove(pid_t pid)
     (void)rmdir(folder);
 }
 
-// Empty groups that a killed daemon has left; those with a process in them stay.
+// Empty groups that daemons have left, a killed one's images or, in version 2, an ended one's own;
+// those with a process in them stay.
 static void remove_stale(const struct home *home)
 {
     const char *const homes[] = {home->memory, home->pids};
     for (int i = 0; i < 2; i++) {
         char pattern[FOLDER_MAX + 48];
         glob_t found = {0};
-        (void)snprintf(pattern, sizeof(pattern), "%s/kelvin-image-*", homes[i]);
+        (void)snprintf(pattern, sizeof(pattern), "%s/kelvin-[iv]*-*", homes[i]); // image, verifier
         // NOLINTNEXTLINE(concurrency-mt-unsafe): the loop's thread alone
         if (glob(pattern, GLOB_NOSORT, NULL, &found) == 0) {
             for (size_t k = 0; k < found.gl_pathc; k++) {
@@ -238,6 +253,13 @@ int cgroup_probe(struct error *err)
         code = make(folder);
         code = code < 0 ? code : write_number(folder, files[i], values[i]);
         (void)rmdir(folder);
+    }
+    if (code == -EBUSY) {
+        return error_set(
+            err, -ENOTSUP,
+            "control group %.160s holds other processes; the verifier needs one of its "
+            "own, say a service's with Delegate=yes",
+            home.memory);
     }
     return code < 0 ? error_set(err, -ENOTSUP, "control groups are not delegated (errno %d)", -code)
                     : 0;

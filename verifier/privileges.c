@@ -114,6 +114,9 @@ int privileges_drop(enum privilege kept, struct error *err)
     struct error why = {0};
     spawn_keep_programs();
     enum isolation isolation = spawn_probe(&why);
+    if (isolation != ISOLATION_STRICT) { // another user is told less
+        log_warn("verifier", "no strict isolation: %s", why.text);
+    }
     bool rewinds = rewind_probe(&why) == 0;
     if (isolation == ISOLATION_STRICT && cgroup_delegate(SPAWN_NOBODY, &why) < 0) {
         log_warn("verifier", "stays root: %s", why.text);

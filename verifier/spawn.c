@@ -384,7 +384,7 @@ bool spawn_is_runnable(pid_t pid)
 
 // --- what the host offers ---
 
-// Goes as far as an image will: namespaces, a user, and a mount, which some hosts refuse even
+// Goes as far as an image will: namespaces, a user, and an empty root, which some hosts refuse even
 // there.
 static int try_namespaces(void)
 {
@@ -399,7 +399,8 @@ static int try_namespaces(void)
         (void)close(gate[1]);
         bool good = read(gate[0], &byte, 1) == 1 && take_identity(ISOLATION_NAMESPACES, daemon) &&
                     mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
-                    mount("tmpfs", "/tmp", "tmpfs", 0, "size=4k") == 0;
+                    mount("tmpfs", "/tmp", "tmpfs", 0, "size=4k") == 0 && chdir("/tmp") == 0 &&
+                    syscall(SYS_pivot_root, ".", ".") == 0;
         _exit(good ? 0 : NAMESPACE_FAILED_EXIT);
     }
     (void)close(gate[0]);
