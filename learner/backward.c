@@ -13,16 +13,18 @@
 struct backward {
     int64_t rows_max;
     float *memory;
-    float *dx;       // [T, C] gradient of the residual stream
-    float *dnorm;    // [T, C]
-    float *dact;     // [T, F]
-    float *dup;      // [T, 2F or F]
-    float *datt;     // [T, H*D]
-    float *dqkv;     // [T, (H+2KV)*D]
-    float *delta;    // [T]
-    float *row;      // [D] scratch of the q/k norm
-    float *queries;  // [ATTEND_TILE, D] scaled
-    float *values_t; // blocks of V as columns
+    float *dx;      // [T, C] gradient of the residual stream
+    float *dnorm;   // [T, C]
+    float *dact;    // [T, F]
+    float *dup;     // [T, 2F or F]
+    float *datt;    // [T, H*D]
+    float *dqkv;    // [T, (H+2KV)*D]
+    float *delta;   // [T]
+    float *row;     // [D] scratch of the q/k norm
+    float *queries; // [ATTEND_TILE, D] scaled
+    float *query_rows,
+        *dout_rows; // these, and the gradients of what they gave, as rows (kernels.h)
+    float *turned;  // blocks of a sequence and key head with values as columns and keys as rows
 };
 
 static void backward_destroyp(struct backward **backward)
@@ -50,9 +52,12 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                              rows_max,
                              s->D,
                              (int64_t)ATTEND_TILE * s->D,
-                             blocks * columns_floats(model->compute, s->D)};
-    float **const arrays[] = {&b->dx,   &b->dnorm, &b->dact, &b->dup,     &b->datt,
-                              &b->dqkv, &b->delta, &b->row,  &b->queries, &b->values_t};
+                             rows_floats(model->compute, s->D),
+                             rows_floats(model->compute, s->D),
+                             blocks * kv_block_floats(model->compute, s->D)};
+    float **const arrays[] = {&b->dx,      &b->dnorm,      &b->dact,      &b->dup,
+                              &b->datt,    &b->dqkv,       &b->delta,     &b->row,
+                              &b->queries, &b->query_rows, &b->dout_rows, &b->turned};
     int64_t floats = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         floats += (sizes[i] + 15) / 16 * 16;
@@ -137,32 +142,28 @@ struct look {
     const float *lse;  // [rows]
 };
 
-// keys_backward adds the gradients of queries, and of `count` keys and values that are consecutive
-// rows from `row` on and columns from `column` on of p and ds.
+// keys_backward adds the gradients of `count` keys and values that are consecutive rows from `row`
+// on and columns from `column` on of p and ds.
 static void keys_backward(const struct head_pass *pass, const struct look *look, const float *p,
                           const float *ds, int64_t row, int64_t column, int64_t count)
 {
     const struct shape *s = &pass->model->shape;
     const struct kernels *k = pass->model->kernels;
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
-    const int64_t key_at = HD + pass->kv * D, value_at = key_at + (int64_t)s->KV * D;
-    const float *dout = pass->b->datt + look->row * HD + pass->head * D;
-    float *dkeys = pass->b->dqkv + row * width;
-    k->product(pass->b->dqkv + look->row * width + pass->head * D, width, ds + column,
-               ATTENTION_BLOCK, 1,
-               operand_row_major(pass->state->qkv + row * width + key_at, width), look->rows, D,
-               count, true);
-    k->product(dkeys + key_at, width, ds + column, 1, ATTENTION_BLOCK,
-               operand_row_major(look->q, D), count, D, look->rows, true);
-    k->product(dkeys + value_at, width, p + column, 1, ATTENTION_BLOCK, operand_row_major(dout, HD),
-               count, D, look->rows, true);
+    float *dkeys = pass->b->dqkv + row * width + HD + pass->kv * D;
+    k->product(dkeys, width, ds + column, 1, ATTENTION_BLOCK,
+               operand_rows(k->compute, pass->b->query_rows, D), count, D, look->rows, true);
+    k->product(dkeys + (int64_t)s->KV * D, width, p + column, 1, ATTENTION_BLOCK,
+               operand_rows(k->compute, pass->b->dout_rows, D), count, D, look->rows, true);
 }
 
 static void block_backward(const struct head_pass *pass, const struct look *look, int64_t b)
 {
     const struct kernels *k = pass->model->kernels;
-    const int64_t D = pass->model->shape.D, HD = (int64_t)pass->model->shape.H * D;
+    const struct shape *s = &pass->model->shape;
+    const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
     const int64_t first = b * ATTENTION_BLOCK;
+    const float *turned = pass->b->turned + b * kv_block_floats(k->compute, D);
     float p[ATTEND_TILE * ATTENTION_BLOCK], ds[ATTEND_TILE * ATTENTION_BLOCK];
     int32_t valid[ATTEND_TILE];
     for (int64_t r = 0; r < look->rows; r++) {
@@ -172,14 +173,14 @@ static void block_backward(const struct head_pass *pass, const struct look *look
     const float *dout = pass->b->datt + look->row * HD + pass->head * D;
     k->product(p, ATTENTION_BLOCK, look->q, D, 1, kv_block_keys(k->compute, pass->blocks[b], D),
                look->rows, ATTENTION_BLOCK, D, false);
-    k->product(
-        ds, ATTENTION_BLOCK, dout, HD, 1,
-        operand_columns(k->compute, pass->b->values_t + b * columns_floats(k->compute, D), D),
-        look->rows, ATTENTION_BLOCK, D, false);
+    k->product(ds, ATTENTION_BLOCK, dout, HD, 1, kv_block_keys(k->compute, turned, D), look->rows,
+               ATTENTION_BLOCK, D, false);
     k->softmax_backward(p, ds, look->lse, pass->b->delta + look->row, valid, look->rows);
     // The block's keys up to what the last row sees; of these the first ones may be shared rows.
     const int32_t n = pass->sequence;
     const int64_t keys = valid[look->rows - 1];
+    k->product(pass->b->dqkv + look->row * width + pass->head * D, width, ds, ATTENTION_BLOCK, 1,
+               kv_block_values(k->compute, turned, D), look->rows, D, keys, true);
     int64_t shared = pack_shared(pass->pack, n) - first;
     shared = shared < 0 ? 0 : shared < keys ? shared : keys;
     if (shared > 0) {
@@ -214,6 +215,10 @@ static void head_backward(const struct head_pass *pass)
             lse[r] = pass->state->lse[(t + r) * s->H + pass->head];
         }
         k->scale(q, pass->scale, look.rows * D);
+        for (int64_t r = 0; r < look.rows; r++) {
+            k->put_row(pass->b->query_rows, r, q + r * D, D);
+            k->put_row(pass->b->dout_rows, r, pass->b->datt + (t + r) * HD + pass->head * D, D);
+        }
         for (int64_t b = 0; b <= (look.position + look.rows - 1) / ATTENTION_BLOCK; b++) {
             block_backward(pass, &look, b);
         }
@@ -223,16 +228,17 @@ static void head_backward(const struct head_pass *pass)
     }
 }
 
-static void transpose_values(const struct backward *b, const struct model *model, const float *qkv,
-                             const struct pack *pack, int32_t sequence, int64_t kv)
+// turn_blocks lays out what forward_blocks does, keys and values exchanged.
+static void turn_blocks(const struct backward *b, const struct model *model, const float *qkv,
+                        const struct pack *pack, int32_t sequence, int64_t kv)
 {
     const struct shape *s = &model->shape;
     const int64_t D = s->D, width = ((int64_t)s->H + 2L * s->KV) * D;
-    const float *value = qkv + pack->start[sequence] * width + ((int64_t)s->H + s->KV + kv) * D;
+    const float *key = qkv + pack->start[sequence] * width + ((int64_t)s->H + kv) * D;
     for (int64_t t = pack_shared(pack, sequence); t < pack_count(pack, sequence); t++) {
-        float *block = b->values_t + t / ATTENTION_BLOCK * columns_floats(model->compute, D);
-        model->kernels->put_column(block, t % ATTENTION_BLOCK, value, D);
-        value += width;
+        float *block = b->turned + t / ATTENTION_BLOCK * kv_block_floats(model->compute, D);
+        kv_block_put(model->kernels, block, t, key + (int64_t)s->KV * D, key, D);
+        key += width;
     }
 }
 
@@ -246,7 +252,7 @@ static void attention_backward(struct backward *b, struct forward *forward,
     for (int64_t kv = 0; kv < s->KV; kv++) {
         for (int32_t i = 0; i < pack->count; i++) {
             const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, i, kv);
-            transpose_values(b, model, state->qkv, pack, i, kv);
+            turn_blocks(b, model, state->qkv, pack, i, kv);
             for (int64_t g = 0; g < group; g++) {
                 const struct head_pass pass = {.b = b,
                                                .model = model,

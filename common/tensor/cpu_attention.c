@@ -126,7 +126,7 @@ void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D
 void cpu_put_row_bf16(float *rows, int64_t slot, const float *x, int64_t D)
 {
     float *to = rows + slot / 2 * PANEL;
-    for (int64_t d = 0; d < D; d += PANEL, to += ATTENTION_BLOCK / 2 * PANEL) {
+    for (int64_t d = 0; d < D; d += PANEL, to += ATTENTION_BLOCK / 2L * PANEL) {
         const v16 number = v_load_n(x + d, at_most(D - d));
         v_store(to, slot % 2 == 0 ? v_pairs(number, v_set(0.0f)) : v_odd_joins(v_load(to), number));
     }

@@ -264,7 +264,7 @@ VEC_INLINE v16 v_pairs_along(v16 first, v16 second)
     float lane[2 * VEC], even[VEC], odd[VEC];
     v_store(lane, first);
     v_store(lane + VEC, second);
-    for (int i = 0; i < VEC; i++) {
+    for (size_t i = 0; i < VEC; i++) {
         memcpy(&even[i], &lane[2 * i], sizeof(float)); // as bytes: any bits are kept
         memcpy(&odd[i], &lane[2 * i + 1], sizeof(float));
     }
