@@ -41,7 +41,7 @@ HELP
     shift
 done
 config="--config deploy/config/laptop.yaml"
-model1=deploy/models/laptop
+model1=deploy/models/laptop model2=deploy/models/laptop-2
 if [ -n "$quick" ]; then
     : "${out:=runs/laptop-experiment-quick}" "${steps:=100}" "${tasks:=150}"
     seeds=1
@@ -119,16 +119,11 @@ if [ -z "$quick" ]; then
         done
     done
     models="1 2"
-    if [ ! -d "$out/model2" ]; then
-        $bin/kelvin pretrain --config deploy/config/pretrain.yaml seed=2 pretrain.out="$out/model2" \
-            run_dir="$out/pretrain2" >"$out/pretrain2.log" 2>&1 || { tail -n 20 "$out/pretrain2.log" >&2; exit 1; }
-        say "pretrained model2"
-    fi
-    measure model2@0 "$out/model2"
+    measure model2@0 $model2
     for seed in $seeds; do
-        play "model2-selfplay-$seed" "$out/model2" "$steps" seed="$seed"
+        play "model2-selfplay-$seed" $model2 "$steps" seed="$seed"
     done
-    play model2-generator "$out/model2" "$steps" azr.proposals=generator
+    play model2-generator $model2 "$steps" azr.proposals=generator
 fi
 /usr/bin/python3 deploy/experiments/report.py "$out" $models
 say "table: $out/table.md, plots beside it"
