@@ -1,5 +1,5 @@
 #!/bin/sh
-# laptop.sh [--quick] [--out DIR] [--steps N] [--tasks N]: does self-play with a verifier improve a small model, and is it the reward that does it?
+# laptop.sh [--quick | --hour] [--out DIR] [--steps N] [--tasks N]: does self-play with a verifier improve a small model, and is it the reward that does it?
 # Plays deploy/config/laptop.yaml and its controls, measures every one on the same held-out tasks, and writes DIR/table.md and
 # plots. What is there already is not done again, so an interrupted experiment goes on; one of other lengths wants a folder of
 # its own.
@@ -7,11 +7,13 @@ set -eu
 cd "$(dirname "$0")/../.."
 out=
 quick=
+hour=
 steps=
 tasks=
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=1 ;;
+    --hour) hour=1 ;;
     --out)
         [ $# -ge 2 ] || { echo "laptop.sh: --out needs a folder" >&2; exit 2; }
         out=$2
@@ -24,14 +26,15 @@ while [ $# -gt 0 ]; do
         shift ;;
     -h | --help)
         cat <<'HELP'
-Usage: deploy/experiments/laptop.sh [--quick] [--out DIR] [--steps N] [--tasks N]
+Usage: deploy/experiments/laptop.sh [--quick | --hour] [--out DIR] [--steps N] [--tasks N]
 Plays deploy/config/laptop.yaml and its controls (rewards shuffled, proposer not trained or not held,
 generator tasks, solver only), measures all on the same held-out tasks, and writes table.md, accuracy.png,
 learning.png and proposals.png into DIR. Whole: three seeds, two pretrained models, about two hours on two
 idle cores, in runs/laptop-experiment. --quick: one seed, one model, fewer steps and tasks, about ten
-minutes, in runs/laptop-experiment-quick. --steps and --tasks set how long every run is and how many
-held-out tasks of a type measure it. What DIR holds already is not done again; other lengths want another
-DIR. KELVIN_BIN names a folder of built programs; without it they are built into build/.
+minutes, in runs/laptop-experiment-quick. --hour: one long run of self-play, measured eight times on its
+way, about an hour, in runs/laptop-experiment-hour. --steps and --tasks set how long every run is and how
+many held-out tasks of a type measure it. What DIR holds already is not done again; other lengths want
+another DIR. KELVIN_BIN names a folder of built programs; without it they are built into build/.
 HELP
         exit 0 ;;
     *)
@@ -40,11 +43,13 @@ HELP
     esac
     shift
 done
+[ -z "$quick" ] || [ -z "$hour" ] || { echo "laptop.sh: --quick or --hour, not both" >&2; exit 2; }
 config="--config deploy/config/laptop.yaml"
 model1=deploy/models/laptop model2=deploy/models/laptop-2
 if [ -n "$quick" ]; then
     : "${out:=runs/laptop-experiment-quick}" "${steps:=100}" "${tasks:=150}"
-    seeds=1
+elif [ -n "$hour" ]; then
+    : "${out:=runs/laptop-experiment-hour}" "${steps:=4000}" "${tasks:=500}"
 else
     : "${out:=runs/laptop-experiment}" "${steps:=$(sed -n 's/^steps: *\([0-9]*\).*/\1/p' deploy/config/laptop.yaml)}" "${tasks:=500}"
     seeds="1 2 3"
@@ -65,6 +70,9 @@ if [ -z "$bin" ]; then
 fi
 # No choice was made on the tasks of this seed: those of seed 1 are for that.
 test_seed=20261127
+# A run keeps a model every so many steps.
+every=100
+[ -z "$hour" ] || every=$(((steps + 7) / 8))
 
 # say TEXT: a line with the time.
 say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$1"; }
@@ -83,47 +91,55 @@ measure() {
     say "measured $name"
 }
 
-# play NAME MODEL STEPS [WORD...]: a run in DIR/NAME, or the rest of it, and what its last model can do.
+# play NAME MODEL [WORD...]: a run in DIR/NAME, or the rest of it, and what its last model can do.
 play() {
-    name=$1 model=$2 count=$3
-    shift 3
-    [ ! -f "$out/eval/$name@$count.json" ] || return 0
-    how="$config model=$model steps=$count run_dir=$out/$name checkpoint.keep_every=100 $*"
+    name=$1 model=$2
+    shift 2
+    [ ! -f "$out/eval/$name@$steps.json" ] || return 0
+    how="$config model=$model steps=$steps run_dir=$out/$name checkpoint.keep_every=$every $*"
     [ ! -f "$out/$name/tasks.db" ] || how="--resume $out/$name"
     # shellcheck disable=SC2086
     $bin/kelvin train $how >"$out/$name.log" 2>&1 || { tail -n 20 "$out/$name.log" >&2; exit 1; }
-    say "played $name, $count steps"
-    measure "$name@$count" "$out/$name/checkpoints/step-$count"
+    say "played $name, $steps steps"
+    measure "$name@$steps" "$out/$name/checkpoints/step-$steps"
+}
+
+# follow NAME: what the models that a run kept on its way can do.
+follow() {
+    step=$every
+    while [ "$step" -lt "$steps" ]; do
+        measure "$1@$step" "$out/$1/checkpoints/step-$step"
+        step=$((step + every))
+    done
 }
 
 models=1
 measure model1@0 $model1
-play model1-selfplay-1 $model1 "$steps" seed=1
-play model1-generator $model1 "$steps" azr.proposals=generator
-play model1-shuffled $model1 "$steps" azr.shuffle_rewards=true
-play model1-untrained-proposer $model1 "$steps" azr.propose=false
-step=100
-while [ "$step" -lt "$steps" ]; do
-    measure "model1-selfplay-1@$step" "$out/model1-selfplay-1/checkpoints/step-$step"
-    step=$((step + 100))
-done
-for seed in $seeds; do
-    play "model1-selfplay-$seed" $model1 "$steps" seed="$seed"
-done
-if [ -z "$quick" ]; then
-    play model1-free-proposer $model1 "$steps" loss.kl_coef=0 azr.proposer_baseline=block azr.proposer_weight=1
-    play model1-solver-only $model1 "$steps" azr.warmup_solver_steps="$steps"
+if [ -n "$hour" ]; then
+    play model1-hour $model1
+    follow model1-hour
+else
+    play model1-selfplay-1 $model1 seed=1
+    play model1-generator $model1 azr.proposals=generator
+    play model1-shuffled $model1 azr.shuffle_rewards=true
+    play model1-untrained-proposer $model1 azr.propose=false
+    follow model1-selfplay-1
+fi
+if [ -z "$quick$hour" ]; then
+    models="1 2"
+    measure model2@0 $model2
+    for seed in $seeds; do
+        play "model1-selfplay-$seed" $model1 seed="$seed"
+        play "model2-selfplay-$seed" $model2 seed="$seed"
+    done
+    play model2-generator $model2 azr.proposals=generator
+    play model1-free-proposer $model1 loss.kl_coef=0 azr.proposer_baseline=block azr.proposer_weight=1
+    play model1-solver-only $model1 azr.warmup_solver_steps="$steps"
     for suite in arithmetic programs; do
         for at in model1@0:$model1 "model1-selfplay-1@$steps:$out/model1-selfplay-1/checkpoints/step-$steps"; do
             measure "${at%%:*}-$suite" "${at#*:}" eval.file=deploy/experiments/$suite.jsonl
         done
     done
-    models="1 2"
-    measure model2@0 $model2
-    for seed in $seeds; do
-        play "model2-selfplay-$seed" $model2 "$steps" seed="$seed"
-    done
-    play model2-generator $model2 "$steps" azr.proposals=generator
 fi
 /usr/bin/python3 deploy/experiments/report.py "$out" $models
 say "table: $out/table.md, plots beside it"

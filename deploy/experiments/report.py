@@ -38,6 +38,12 @@ def last_steps(evals, model):
     return dict(sorted(steps.items()))
 
 
+def measured_rows(evals, model):
+    """(run, step) of the table: where the runs of a model end, and the hour's way there."""
+    hour = f"model{model}-hour"
+    return sorted(last_steps(evals, model).items() | {key for key in evals if key[0] == hour})
+
+
 def percent(cell):
     return "–" if cell is None else f"{100 * cell['accuracy']:.1f} ± {100 * cell['stderr']:.1f}"
 
@@ -128,7 +134,7 @@ def write_table(folder, models, evals):
             "forced ded", "forced abd", f"sampled ded, ≥ {LONG} assignments"]
     out += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for model in models:
-        for run, step in last_steps(evals, model).items():
+        for run, step in measured_rows(evals, model):
             out.append(accuracy_row(f"{run}, {step} steps" if step else f"model{model} before", evals[run, step]))
     before = evals[f"model{models[0]}", 0]
     out += [guesser_row(name, before) for name in ("constant", "echo")]
@@ -183,11 +189,17 @@ def plot_accuracy(folder, models, evals):
     figure.savefig(folder / "accuracy.png", dpi=110)
 
 
+def followed(evals, model):
+    """The run that was measured on its way: the hour's, or the first of self-play."""
+    hour = f"model{model}-hour"
+    return hour if any(run == hour for run, _ in evals) else f"model{model}-selfplay-1"
+
+
 def plot_learning(folder, model, evals):
-    """Accuracies over the steps of the first self-play run, beside where the controls end."""
+    """Accuracies over the steps of one run, beside where the controls end."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
     points = {0: evals[f"model{model}", 0]}
-    points.update({step: result for (run, step), result in evals.items() if run == f"model{model}-selfplay-1"})
+    points.update({step: result for (run, step), result in evals.items() if run == followed(evals, model)})
     for axis, kind in zip(axes, KINDS):
         for row in ("sampled", "greedy", "forced"):
             steps = [s for s in sorted(points) if kind in points[s][row]]
@@ -208,28 +220,55 @@ def plot_learning(folder, model, evals):
     figure.savefig(folder / "learning.png", dpi=110)
 
 
-def plot_proposals(folder, evals):
+def per_window(rows, measure):
+    """(middles, values) of a measure of the proposals of every ten steps."""
+    windows = collections.defaultdict(list)
+    for row in rows:
+        windows[(row[0] - 1) // 10 * 10 + 5].append(row)
+    return sorted(windows), [measure(windows[at]) for at in sorted(windows)]
+
+
+def mean_length(rows):
+    return sum(len(statements(program)) for _, program, _, _ in rows) / len(rows)
+
+
+def variety(rows):
+    counts = collections.Counter(s for _, program, _, _ in rows for s in statements(program))
+    total = sum(counts.values()) or 1
+    return 2 ** -sum(n / total * math.log2(n / total) for n in counts.values())
+
+
+def plot_difficulty(axis, run, rows):
+    """How many of a run's tasks the solver solved never, at times, always."""
+    known = [row for row in rows if row[3] is not None]
+    shares = []
+    for low, high in ((0, 0), (0.01, 0.5), (0.51, 0.99), (1, 1)):
+        at, values = per_window(known, lambda part, low=low, high=high: 100 * sum(
+            low <= a <= high for _, _, _, a in part) / len(part))
+        shares.append(values)
+    axis.stackplot(at, shares, labels=("never", "up to half", "more", "always"), alpha=0.7)
+    axis.set_title(f"tasks by how often they are solved, %: {run}", fontsize=9)
+    axis.legend(fontsize=6)
+
+
+def plot_proposals(folder, model, evals):
     """What proposers do over time: difficulty, length, variety, entropy."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7))
+    figure, axes = plt.subplots(2, 3, figsize=(15, 7))
     for run in sorted({run for run, step in evals if step > 0}):
         lines = read_metrics(folder, run)
         steps = [line["step"] for line in lines]
+        rows = proposals(folder, run)
         axes[0][0].plot(steps, [100 * mean([line], "accuracy") for line in lines], linewidth=0.9, label=run)
+        axes[0][1].plot(*per_window(rows, mean_length), linewidth=0.9)
+        axes[1][0].plot(*per_window(rows, variety), linewidth=0.9)
         axes[1][1].plot(steps, [line["entropy"] for line in lines], linewidth=0.9)
-        windows = collections.defaultdict(list)
-        for step, program, _, _ in proposals(folder, run):
-            windows[(step - 1) // 10 * 10 + 5].append(statements(program))
-        at = sorted(windows)
-        axes[0][1].plot(at, [sum(map(len, windows[w])) / len(windows[w]) for w in at], linewidth=0.9)
-        variety = []
-        for window in at:
-            counts = collections.Counter(s for program in windows[window] for s in program)
-            total = sum(counts.values()) or 1
-            variety.append(2 ** -sum(n / total * math.log2(n / total) for n in counts.values()))
-        axes[1][0].plot(at, variety, linewidth=0.9)
-    for axis, title in zip(axes.flat, ("solve rate of new tasks, %", "statements per proposed program",
-                                       "effective number of operations", "entropy of the responses")):
+        axes[1][2].plot(steps, [100 * mean([line], "duplicates") for line in lines], linewidth=0.9)
+    for axis, title in ((axes[0][0], "solve rate of new tasks, %"), (axes[0][1], "statements per proposed program"),
+                        (axes[1][0], "effective number of operations"), (axes[1][1], "entropy of the responses"),
+                        (axes[1][2], "duplicates among proposals, %")):
         axis.set_title(title)
+    plot_difficulty(axes[0][2], followed(evals, model), proposals(folder, followed(evals, model)))
+    for axis in axes.flat:
         axis.set_xlabel("step")
     axes[0][0].legend(fontsize=6)
     figure.tight_layout()
@@ -243,7 +282,7 @@ def main():
     write_table(folder, models, evals)
     plot_accuracy(folder, models, evals)
     plot_learning(folder, models[0], evals)
-    plot_proposals(folder, evals)
+    plot_proposals(folder, models[0], evals)
 
 
 if __name__ == "__main__":
