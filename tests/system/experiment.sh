@@ -16,11 +16,13 @@ for plot in accuracy learning proposals; do
 done
 KELVIN_BIN=$bin deploy/experiments/laptop.sh --quick --steps 2 --tasks 10 --out "$run" >"$run/again.out" 2>&1 || fail "again: exit code $?"
 ! grep -q "played\|measured" "$run/again.out" || fail "what was there was done again"
-for wrong in --seeds "--steps x" "--steps 0" --out \
-    "--quick --steps 3 --tasks 10 --out $run" "--quick --steps 2 --tasks 11 --out $run"; do
+for wrong in "laptop.sh --seeds" "laptop.sh --steps x" "laptop.sh --steps 0" "laptop.sh --out" "laptop.sh --quick --hour" \
+    "laptop.sh --quick --steps 3 --tasks 10 --out $run" "laptop.sh --quick --steps 2 --tasks 11 --out $run" \
+    "smollm2.sh --steps x" "smollm2.sh --tasks 0" "smollm2.sh --out" "smollm2.sh --quick"; do
     code=0
     # shellcheck disable=SC2086
-    deploy/experiments/laptop.sh $wrong >"$run/wrong.out" 2>&1 || code=$?
+    deploy/experiments/$wrong >"$run/wrong.out" 2>&1 || code=$?
     [ $code = 2 ] || fail "\"$wrong\": exit code $code"
+    [ "$(wc -l <"$run/wrong.out")" = 1 ] || fail "\"$wrong\": not one sentence"
 done
 echo "experiment: runs, table, plots"
