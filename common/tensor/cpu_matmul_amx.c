@@ -5,12 +5,11 @@
 #include "common/tensor/cpu_pairs.h"
 
 enum {
-    TILE = 16,              // rows of a tile, columns of C's and B's, pairs of K
-    TILE_DEPTH = 2 * TILE,  // of K
-    ROW_BLOCK = 16 * TILE,  // rows of A in one block
-    PASS = 16 * TILE_DEPTH, // of K: two panels of B stay in the first-level cache
-    STRIDE =
-        PASS / 2 + TILE, // pairs from row to row of the copy of A: not all at one place of a cache
+    TILE = 16,                // rows of a tile, columns of C's and B's, pairs of K
+    TILE_DEPTH = 2 * TILE,    // of K
+    ROW_BLOCK = 16 * TILE,    // rows of A in one block
+    PASS = 16 * TILE_DEPTH,   // of K: two panels of B stay in the first-level cache
+    STRIDE = PASS / 2 + TILE, // pairs from row to row of the copy of A
     PAIR_BYTES = 4,
 };
 
@@ -218,8 +217,7 @@ static void copy_down(float *copy, const float *a, int64_t a_col, int64_t rows, 
                 v_store(pairs, pair_rows(a + 2 * k * a_col + m, a_col, 2 * k + 1 < depth, count));
             }
             for (int64_t r = 0; r < count; r++) {
-                memcpy(&copy[r * STRIDE + k], &pairs[r],
-                       sizeof(float)); // as bytes: any bits are kept
+                memcpy(&copy[r * STRIDE + k], &pairs[r], sizeof(float)); // any bits are kept
             }
         }
     }
