@@ -10,7 +10,9 @@ enum {
     ROW_BLOCK = 16 * TILE,    // rows of A in one block
     PASS = 16 * TILE_DEPTH,   // of K: two panels of B stay in the first-level cache
     STRIDE = PASS / 2 + TILE, // pairs from row to row of the copy of A
-    PAIR_BYTES = 4,
+    A_TILE = TILE * STRIDE,   // to the next tile below
+    A_BYTES = 4 * STRIDE,     // from row to row of a tile of A, and of B
+    B_BYTES = 4 * PANEL,
 };
 
 // struct span is what a sweep computes: up to two by two tiles of C.
@@ -49,12 +51,12 @@ static void copy_part(float *to, int64_t to_row, const float *from, int64_t from
 // The rows and columns that exist of tile (down, across).
 static int64_t rows_of(const struct span *s, int down)
 {
-    return least(s->rows - down * TILE, TILE);
+    return least(s->rows - (int64_t)down * TILE, TILE);
 }
 
 static int64_t columns_of(const struct span *s, int across)
 {
-    return least(s->columns - across * TILE, TILE);
+    return least(s->columns - (int64_t)across * TILE, TILE);
 }
 
 static bool is_whole(const struct span *s, int down, int across)
@@ -64,7 +66,7 @@ static bool is_whole(const struct span *s, int down, int across)
 
 static float *place_of(const struct span *s, int down, int across)
 {
-    return s->c + down * TILE * s->ldc + across * TILE;
+    return s->c + (int64_t)down * TILE * s->ldc + (int64_t)across * TILE;
 }
 
 static void corner_begin(struct corner *corner, const struct span *s, int down, int across)
@@ -123,15 +125,15 @@ VEC_INLINE void sweep(const struct span *s, const bool down, const bool across)
     }
     for (int64_t step = 0; step < s->steps; step++) {
         const float *a = s->a + step * TILE;
-        amx_load(4, a, STRIDE * PAIR_BYTES);
-        amx_load(6, s->b[0] + step * TILE * PANEL, PANEL * PAIR_BYTES);
+        amx_load(4, a, A_BYTES);
+        amx_load(6, s->b[0] + step * TILE * PANEL, B_BYTES);
         amx_dot(0, 4, 6);
         if (across) {
-            amx_load(7, s->b[1] + step * TILE * PANEL, PANEL * PAIR_BYTES);
+            amx_load(7, s->b[1] + step * TILE * PANEL, B_BYTES);
             amx_dot(1, 4, 7);
         }
         if (down) {
-            amx_load(5, a + TILE * STRIDE, STRIDE * PAIR_BYTES);
+            amx_load(5, a + A_TILE, A_BYTES);
             amx_dot(2, 5, 6);
         }
         if (down && across) {
@@ -209,7 +211,7 @@ static void block_run(const struct span *block, struct operand b, int64_t rows, 
 static void copy_down(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
 {
     const int64_t end = (depth + TILE_DEPTH - 1) / TILE_DEPTH * TILE;
-    for (int64_t m = 0; m < rows; m += TILE, copy += TILE * STRIDE) {
+    for (int64_t m = 0; m < rows; m += TILE, copy += A_TILE) {
         const int count = (int)least(rows - m, TILE);
         for (int64_t k = 0; k < end; k++) {
             float pairs[VEC] = {0};
