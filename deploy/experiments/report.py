@@ -215,7 +215,7 @@ def plot_learning(folder, model, evals):
         axis.set_title(kind)
         axis.set_xlabel("step")
     axes[0].set_ylabel("held-out accuracy, %")
-    axes[2].legend(fontsize=7)
+    axes[2].legend(*axes[0].get_legend_handles_labels(), fontsize=7)
     figure.tight_layout()
     figure.savefig(folder / "learning.png", dpi=110)
 
