@@ -1,5 +1,6 @@
 // Blocks of keys and values, and the softmax over them: two vectors of scores a row.
 #include "common/tensor/cpu.h"
+#include "common/tensor/cpu_pairs.h"
 #include "common/tensor/vec.h"
 
 _Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
@@ -103,20 +104,13 @@ void cpu_put_row(float *rows, int64_t slot, const float *x, int64_t D)
     memcpy(rows + slot * D, x, (size_t)D * sizeof(float));
 }
 
-// at_most is how many of a vector's lanes are left.
-VEC_INLINE int at_most(int64_t left)
-{
-    return left < 0 ? 0 : left < VEC ? (int)left : VEC;
-}
-
 void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D)
 {
     const int64_t depth = (D + 1) / 2;
     float *to = columns + slot / PANEL * depth * PANEL + slot % PANEL;
     for (int64_t d = 0; d < D; d += 2L * VEC) {
         float pairs[VEC];
-        v_store(pairs, v_pairs_along(v_load_n(x + d, at_most(D - d)),
-                                     v_load_n(x + d + VEC, at_most(D - d - VEC))));
+        v_store(pairs, pairs_at(x + d, D - d));
         for (int64_t i = 0; i < VEC && d / 2 + i < depth; i++) {
             memcpy(&to[(d / 2 + i) * PANEL], &pairs[i], sizeof(float));
         }
@@ -127,7 +121,7 @@ void cpu_put_row_bf16(float *rows, int64_t slot, const float *x, int64_t D)
 {
     float *to = rows + slot / 2 * PANEL;
     for (int64_t d = 0; d < D; d += PANEL, to += ATTENTION_BLOCK / 2L * PANEL) {
-        const v16 number = v_load_n(x + d, at_most(D - d));
+        const v16 number = v_load_n(x + d, D - d < VEC ? (int)(D - d) : VEC);
         v_store(to, slot % 2 == 0 ? v_pairs(number, v_set(0.0f)) : v_odd_joins(v_load(to), number));
     }
 }

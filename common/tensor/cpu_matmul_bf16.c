@@ -94,11 +94,8 @@ void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K)
     for (int64_t n = 0; n < N; n++) {
         float *panel = packed + n / PANEL * PANEL * depth + n % PANEL;
         for (int64_t k = 0; k < 2 * depth; k += 2L * VEC) {
-            const int left = K - k < 0 ? 0 : K - k < 2L * VEC ? (int)(K - k) : 2 * VEC;
             float pairs[VEC];
-            v_store(pairs,
-                    v_pairs_along(v_load_n(W + n * K + k, left < VEC ? left : VEC),
-                                  v_load_n(W + n * K + k + VEC, left > VEC ? left - VEC : 0)));
+            v_store(pairs, pairs_at(W + n * K + k, K - k));
             for (int64_t i = 0; i < VEC; i++) {
                 memcpy(&panel[(k / 2 + i) * PANEL], &pairs[i], sizeof(float));
             }

@@ -6,6 +6,14 @@
 #include "common/tensor/kernels.h"
 #include "common/tensor/vec.h"
 
+// pairs_at rounds what there is of 32 numbers in a row, of which `left` are left, to sixteen pairs.
+VEC_INLINE v16 pairs_at(const float *from, int64_t left)
+{
+    const int count = left < 0 ? 0 : left < 2L * VEC ? (int)left : 2 * VEC;
+    return v_pairs_along(v_load_n(from, count < VEC ? count : VEC),
+                         v_load_n(from + VEC, count > VEC ? count - VEC : 0));
+}
+
 // pairs_along rounds rows that are contiguous, one after another, `stride` pairs apart, and fills
 // them up with zeros to a multiple of sixteen pairs.
 static inline void pairs_along(float *copy, int64_t stride, const float *a, int64_t a_row,
@@ -13,10 +21,7 @@ static inline void pairs_along(float *copy, int64_t stride, const float *a, int6
 {
     for (int64_t r = 0; r < rows; r++, a += a_row, copy += stride) {
         for (int64_t k = 0; k < depth; k += 2L * VEC) {
-            const int left = depth - k < 2L * VEC ? (int)(depth - k) : 2 * VEC;
-            const v16 first = v_load_n(a + k, left < VEC ? left : VEC);
-            const v16 second = v_load_n(a + k + VEC, left > VEC ? left - VEC : 0);
-            v_store(copy + k / 2, v_pairs_along(first, second));
+            v_store(copy + k / 2, pairs_at(a + k, depth - k));
         }
     }
 }
