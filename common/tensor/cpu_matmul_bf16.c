@@ -48,12 +48,7 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, 
     t.ahead_step = (PANEL + split.tiles - 1) / split.tiles;
     float *c = t.c;
     for (int64_t n = 0; n < N; n += 2L * PANEL) {
-        const float *panel = b.data + n / PANEL * b.panel_stride;
-        const int width = N - n < 2L * PANEL ? (int)(N - n) : 2 * PANEL;
-        t.b = panel;
-        t.b_right = panel + b.panel_stride;
-        t.ahead = b.next != NULL ? b.next + n * t.K : panel + 2 * b.panel_stride;
-        t.ahead_right = t.ahead + (b.next != NULL ? PANEL * t.K : b.panel_stride);
+        const int width = panels_at(&t, &b, n, N);
         if (!b.pairs) {
             pairs_panel(b_copy[0], t.b, b.row_stride, depth, width < PANEL ? width : PANEL);
             pairs_panel(b_copy[1], t.b_right, b.row_stride, depth,

@@ -286,6 +286,17 @@ static void columns_run(struct tile t, const struct split *split, int width, boo
     }
 }
 
+// panels_at points a tile at the two panels of B [K, N] that begin at column n, and at what is
+// fetched meanwhile. Returns how many of their columns exist.
+static int panels_at(struct tile *t, const struct operand *b, int64_t n, int64_t N)
+{
+    t->b = b->data + n / PANEL * b->panel_stride;
+    t->b_right = t->b + b->panel_stride;
+    t->ahead = b->next != NULL ? b->next + n * t->K : t->b + 2 * b->panel_stride;
+    t->ahead_right = t->ahead + (b->next != NULL ? PANEL * t->K : b->panel_stride);
+    return N - n < 2L * PANEL ? (int)(N - n) : 2 * PANEL;
+}
+
 // panels_run computes two panels, or what exists of them.
 static void panels_run(struct tile t, const struct split *split, int width)
 {
