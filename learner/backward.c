@@ -2,13 +2,15 @@
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
-#include "common/model/attention.h"
+#include "common/tensor/attend.h"
 #include "common/tensor/memory.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { LOOK_ROWS = 24 }; // consecutive rows of a sequence that go together
 
 struct backward {
     int64_t rows_max;
@@ -21,15 +23,22 @@ struct backward {
     float *dqkv;    // [T, (H+2KV)*D]
     float *delta;   // [T]
     float *row;     // [D] scratch of the q/k norm
-    float *queries; // [ATTEND_TILE, D] scaled
+    float *queries; // [LOOK_ROWS, D] scaled
     float *query_rows,
         *dout_rows; // these, and the gradients of what they gave, as rows (kernels.h)
+    float *packed;  // the inputs of one matrix as the right side of a product; bf16 only
     float *turned;  // blocks of a sequence and key head with values as columns and keys as rows
 };
 
 static void backward_destroyp(struct backward **backward)
 {
     backward_destroy(*backward);
+}
+
+static int64_t widest_input(const struct shape *s)
+{
+    const int64_t HD = (int64_t)s->H * s->D, widest = s->C > s->F ? s->C : s->F;
+    return HD > widest ? HD : widest;
 }
 
 int backward_create(struct backward **out, const struct model *model, int64_t rows_max,
@@ -51,13 +60,16 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                              rows_max * width,
                              rows_max,
                              s->D,
-                             (int64_t)ATTEND_TILE * s->D,
+                             (int64_t)LOOK_ROWS * s->D,
                              rows_floats(model->compute, s->D),
                              rows_floats(model->compute, s->D),
+                             model->kernels->pack_rows == NULL
+                                 ? 0
+                                 : packed_count(model->compute, widest_input(s), rows_max),
                              blocks * kv_block_floats(model->compute, s->D)};
-    float **const arrays[] = {&b->dx,      &b->dnorm,      &b->dact,      &b->dup,
-                              &b->datt,    &b->dqkv,       &b->delta,     &b->row,
-                              &b->queries, &b->query_rows, &b->dout_rows, &b->turned};
+    float **const arrays[] = {&b->dx,        &b->dnorm,  &b->dact,  &b->dup,     &b->datt,
+                              &b->dqkv,      &b->delta,  &b->row,   &b->queries, &b->query_rows,
+                              &b->dout_rows, &b->packed, &b->turned};
     int64_t floats = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         floats += (sizes[i] + 15) / 16 * 16;
@@ -90,15 +102,28 @@ static float *grad_of(const struct model *model, float *grads, int32_t layer, en
     return param == NULL ? NULL : grads + param->offset;
 }
 
+// struct linear is one matrix of the forward pass, its input, and where its gradients go.
+struct linear {
+    const struct matrix *w;
+    const float *x;
+    float *dW, *dbias;
+};
+
 // linear_backward: y = x·Wᵀ + b. dx [T, K] = dy·W; dW += dyᵀ·x; db += column sums of dy.
-static void linear_backward(const struct model *model, float *dx, float *dW, float *db,
-                            const float *dy, const float *x, const struct matrix *w, int64_t T)
+static void linear_backward(const struct backward *b, const struct model *model, float *dx,
+                            const struct linear *linear, const float *dy, int64_t T)
 {
     const struct kernels *k = model->kernels;
-    k->product(dx, w->K, dy, w->N, 1, operand_row_major(w->rows, w->K), T, w->K, w->N, false);
-    k->product(dW, w->K, dy, 1, w->N, operand_row_major(x, w->K), w->N, w->K, T, true);
-    if (db != NULL) {
-        k->bias_backward(db, dy, w->N, T, w->N);
+    const struct matrix *w = linear->w;
+    struct operand right = operand_row_major(linear->x, w->K);
+    if (k->pack_rows != NULL) {
+        k->pack_rows(b->packed, linear->x, T, w->K);
+        right = operand_packed(k->compute, b->packed, T);
+    }
+    k->product(dx, w->K, dy, w->N, 1, w->back, T, w->K, w->N, false);
+    k->product(linear->dW, w->K, dy, 1, w->N, right, w->N, w->K, T, true);
+    if (linear->dbias != NULL) {
+        k->bias_backward(linear->dbias, dy, w->N, T, w->N);
     }
 }
 
@@ -164,8 +189,8 @@ static void block_backward(const struct head_pass *pass, const struct look *look
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
     const int64_t first = b * ATTENTION_BLOCK;
     const float *turned = pass->b->turned + b * kv_block_floats(k->compute, D);
-    float p[ATTEND_TILE * ATTENTION_BLOCK], ds[ATTEND_TILE * ATTENTION_BLOCK];
-    int32_t valid[ATTEND_TILE];
+    float p[LOOK_ROWS * ATTENTION_BLOCK], ds[LOOK_ROWS * ATTENTION_BLOCK];
+    int32_t valid[LOOK_ROWS];
     for (int64_t r = 0; r < look->rows; r++) {
         int64_t seen = look->position + r + 1 - first;
         valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
@@ -200,10 +225,10 @@ static void head_backward(const struct head_pass *pass)
     const int64_t from = pass->pack->start[pass->sequence];
     const int64_t to = pass->pack->start[pass->sequence + 1];
     float *q = pass->b->queries;
-    for (int64_t t = from; t < to; t += ATTEND_TILE) {
-        float lse[ATTEND_TILE];
+    for (int64_t t = from; t < to; t += LOOK_ROWS) {
+        float lse[LOOK_ROWS];
         const struct look look = {.row = t,
-                                  .rows = to - t < ATTEND_TILE ? to - t : ATTEND_TILE,
+                                  .rows = to - t < LOOK_ROWS ? to - t : LOOK_ROWS,
                                   .position = pack_shared(pass->pack, pass->sequence) + t - from,
                                   .q = q,
                                   .lse = lse};
@@ -297,15 +322,21 @@ static void feed_backward(struct backward *b, const struct model *model, int32_t
 {
     const struct shape *s = &model->shape;
     const struct layer *layer = &model->layers[l];
-    linear_backward(model, b->dact, grad_of(model, grads, l, PARAM_DOWN),
-                    grad_of(model, grads, l, PARAM_DOWN_BIAS), b->dx, state->act, &layer->down, T);
+    const struct linear down = {.w = &layer->down,
+                                .x = state->act,
+                                .dW = grad_of(model, grads, l, PARAM_DOWN),
+                                .dbias = grad_of(model, grads, l, PARAM_DOWN_BIAS)};
+    linear_backward(b, model, b->dact, &down, b->dx, T);
     if (s->gated) {
         model->kernels->swiglu_backward(b->dup, b->dact, state->up, T, s->F);
     } else {
         model->kernels->gelu_backward(b->dup, b->dact, state->up, T * s->F);
     }
-    linear_backward(model, b->dnorm, grad_of(model, grads, l, s->gated ? PARAM_GATE : PARAM_UP),
-                    grad_of(model, grads, l, PARAM_UP_BIAS), b->dup, state->norm2, &layer->up, T);
+    const struct linear up = {.w = &layer->up,
+                              .x = state->norm2,
+                              .dW = grad_of(model, grads, l, s->gated ? PARAM_GATE : PARAM_UP),
+                              .dbias = grad_of(model, grads, l, PARAM_UP_BIAS)};
+    linear_backward(b, model, b->dnorm, &up, b->dup, T);
     const struct norm norm = {.x = state->mid,
                               .mean = state->mean2,
                               .rstd = state->rstd2,
@@ -322,9 +353,11 @@ static void look_backward(struct backward *b, struct forward *forward, const str
     const struct shape *s = &model->shape;
     const struct layer *layer = &model->layers[l];
     const struct block_state *state = &forward->layers[l];
-    linear_backward(model, b->datt, grad_of(model, grads, l, PARAM_O),
-                    grad_of(model, grads, l, PARAM_O_BIAS), b->dx, state->att, &layer->out,
-                    pack->T);
+    const struct linear out = {.w = &layer->out,
+                               .x = state->att,
+                               .dW = grad_of(model, grads, l, PARAM_O),
+                               .dbias = grad_of(model, grads, l, PARAM_O_BIAS)};
+    linear_backward(b, model, b->datt, &out, b->dx, pack->T);
     attention_backward(b, forward, model, state, pack);
     if (model->rope != NULL) {
         model->kernels->rope(b->dqkv, layer->qkv.N, model->rope, pack->position, pack->T,
@@ -333,9 +366,11 @@ static void look_backward(struct backward *b, struct forward *forward, const str
     if (s->qk_norm) {
         qk_norm_backward(b, model, l, state, grads, pack->T);
     }
-    linear_backward(model, b->dnorm, grad_of(model, grads, l, PARAM_Q),
-                    grad_of(model, grads, l, PARAM_Q_BIAS), b->dqkv, state->norm1, &layer->qkv,
-                    pack->T);
+    const struct linear qkv = {.w = &layer->qkv,
+                               .x = state->norm1,
+                               .dW = grad_of(model, grads, l, PARAM_Q),
+                               .dbias = grad_of(model, grads, l, PARAM_Q_BIAS)};
+    linear_backward(b, model, b->dnorm, &qkv, b->dqkv, pack->T);
     const struct norm norm = {.x = state->x,
                               .mean = state->mean1,
                               .rstd = state->rstd1,

@@ -9,7 +9,9 @@
 #include <string.h>
 
 static const double log_ratio_max = 20.0;
-enum { CHUNK_ROWS_MAX = 240, CHUNK_ROWS_MIN = 12, CHUNK_FLOATS = 1 << 18 };
+
+// A chunk's gradient is added to that of the whole head: few rows would be lost on that.
+enum { CHUNK_ROWS_MAX = 256, CHUNK_ROWS_MIN = 32, CHUNK_FLOATS = 1 << 24 };
 
 // struct target is one row whose logits are wanted: it predicts token `index` of sequence `k`,
 // whose own row is `token_row`. Rows repeat where sequences share them.
@@ -39,7 +41,7 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
         return error_set(err, -ENOMEM, "loss: out of memory");
     }
     int64_t rows = CHUNK_FLOATS / s->V;
-    rows -= rows % CHUNK_ROWS_MIN;
+    rows -= rows % CHUNK_ROWS_MIN; // whole tiles
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > CHUNK_ROWS_MAX ? CHUNK_ROWS_MAX : rows;
     loss->chunk_rows = rows;
     loss->hidden = malloc((size_t)(rows * s->C) * sizeof(float));
@@ -193,8 +195,7 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
             pass->logprobs[t->k][t->index] = logp;
         }
     }
-    k->product(loss->dhidden, C, loss->logits, V, 1, operand_row_major(head->rows, C), rows, C, V,
-               false);
+    k->product(loss->dhidden, C, loss->logits, V, 1, head->back, rows, C, V, false);
     k->product(pass->grads + param->offset, C, loss->logits, 1, V,
                operand_row_major(loss->hidden, C), V, C, rows, true);
     for (int64_t r = 0; r < rows; r++) {

@@ -177,7 +177,7 @@ int trainer_create(struct trainer **out, const struct shape *shape, const float 
         trainer->config.threads = cores > 0 ? cores : 1;
     }
     CHECK(trainer->config.threads <= PARALLEL_THREADS_MAX && config->micro_tokens > 0);
-    int code = model_create(&trainer->model, shape, config->compute, err);
+    int code = model_create_training(&trainer->model, shape, config->compute, err);
     if (code == 0) {
         code = arrays_init(trainer, err);
     }

@@ -4,8 +4,8 @@
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
-#include "common/model/attention.h"
 #include "common/model/block.h"
+#include "common/tensor/attend.h"
 #include "common/tensor/memory.h"
 
 #include <errno.h>
@@ -174,8 +174,7 @@ static void look_along(const struct decode *decode, const struct model *model,
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
     const struct decode_row *row = &look->rows[look->first];
     struct attend_part part = {.position = row->position};
-    const struct attend attend = {.kernels = model->kernels,
-                                  .D = s->D,
+    const struct attend attend = {.D = s->D,
                                   .part = &part,
                                   .parts = 1,
                                   .rows = look->count,
@@ -188,7 +187,7 @@ static void look_along(const struct decode *decode, const struct model *model,
             block_list(decode, model, memory, layer, kv, row, row->position + look->count - 1, 0);
         part.q = decode->state.qkv + look->first * width + h * s->D;
         part.out = decode->state.att + look->first * HD + h * s->D;
-        attend_run(&attend);
+        model->kernels->attend(&attend);
     }
 }
 
@@ -200,8 +199,7 @@ static void look_across(const struct decode *decode, const struct model *model,
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
     const int64_t group = s->H / s->KV;
     struct attend_part parts[ATTEND_ROWS];
-    const struct attend attend = {.kernels = model->kernels,
-                                  .D = s->D,
+    const struct attend attend = {.D = s->D,
                                   .part = parts,
                                   .parts = look->count,
                                   .rows = group,
@@ -218,7 +216,7 @@ static void look_across(const struct decode *decode, const struct model *model,
                 .out = decode->state.att + at * HD + head,
                 .position = row->position};
         }
-        attend_run(&attend);
+        model->kernels->attend(&attend);
     }
 }
 
@@ -244,9 +242,10 @@ static struct look look_from(const struct model *model, const struct decode_row 
                              int32_t first, int32_t count)
 {
     const int32_t group = model->shape.H / model->shape.KV;
+    const int64_t tile = attend_tile(model->compute);
     struct look look = {.rows = rows, .first = first, .count = 1};
     int32_t at = first;
-    while (at + 1 < count && look.count < ATTEND_TILE && follows(&rows[at])) {
+    while (at + 1 < count && look.count < tile && follows(&rows[at])) {
         look.one_sequence = true;
         look.count++;
         at++;

@@ -2,8 +2,8 @@
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
-#include "common/model/attention.h"
 #include "common/model/decode.h"
+#include "common/tensor/attend.h"
 #include "common/tensor/memory.h"
 
 #include <errno.h>
@@ -90,15 +90,15 @@ static void attend_head(const struct model *model, const struct block_state *sta
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
     const int64_t from = pack->start[k], to = pack->start[k + 1];
-    float lse[ATTEND_TILE];
-    for (int64_t t = from; t < to; t += ATTEND_TILE) {
-        const int64_t rows = to - t < ATTEND_TILE ? to - t : ATTEND_TILE;
+    const int64_t tile = attend_tile(model->compute);
+    float lse[ATTEND_ROWS];
+    for (int64_t t = from; t < to; t += tile) {
+        const int64_t rows = to - t < tile ? to - t : tile;
         const struct attend_part part = {.blocks = blocks,
                                          .q = state->qkv + t * width + head * s->D,
                                          .out = state->att + t * HD + head * s->D,
                                          .position = pack_shared(pack, k) + t - from};
-        const struct attend attend = {.kernels = model->kernels,
-                                      .D = s->D,
+        const struct attend attend = {.D = s->D,
                                       .part = &part,
                                       .parts = 1,
                                       .rows = rows,
@@ -106,7 +106,7 @@ static void attend_head(const struct model *model, const struct block_state *sta
                                       .q_stride = width,
                                       .out_stride = HD,
                                       .lse = lse};
-        attend_run(&attend);
+        model->kernels->attend(&attend);
         for (int64_t r = 0; r < rows; r++) {
             state->lse[(t + r) * s->H + head] = lse[r];
         }

@@ -60,8 +60,8 @@ void forward_destroy(struct forward *forward);
 void forward_run(struct forward *forward, const struct model *model, const struct pack *pack);
 
 // forward_blocks lays the keys and values of head `kv` of sequence `k`, taken from a layer's qkv,
-// out as blocks for attend_run; the list is valid until the next call. A sequence with shared rows
-// must follow the one that owns them, for the same head.
+// out as blocks for the kernel `attend`; the list is valid until the next call. A sequence with
+// shared rows must follow the one that owns them, for the same head.
 const float *const *forward_blocks(struct forward *forward, const struct model *model,
                                    const float *qkv, const struct pack *pack, int32_t k,
                                    int64_t kv);

@@ -48,6 +48,17 @@ static struct matrix matrix_plan(struct model *model, int32_t layer, enum param_
         matrix.packed = operand_packed(model->compute, model->packed + model->packed_floats, K);
     }
     model->packed_floats += (size_t)packed_count(model->compute, N, K);
+    if (!model->trains) {
+        return matrix;
+    }
+    if (model->kernels->pack_rows == NULL) {
+        matrix.back = operand_row_major(matrix.rows, K);
+        return matrix;
+    }
+    if (model->packed != NULL) {
+        matrix.back = operand_packed(model->compute, model->packed + model->packed_floats, N);
+    }
+    model->packed_floats += (size_t)packed_count(model->compute, K, N);
     return matrix;
 }
 
@@ -106,8 +117,8 @@ enum compute numerics_compute(const char *numerics)
     return COMPUTE_AUTO;
 }
 
-int model_create(struct model **out, const struct shape *shape, enum compute compute,
-                 struct error *err)
+static int create(struct model **out, const struct shape *shape, enum compute compute, bool trains,
+                  struct error *err)
 {
     CLEANUP(model_destroyp) struct model *model = calloc(1, sizeof(*model));
     if (model == NULL) {
@@ -117,6 +128,7 @@ int model_create(struct model **out, const struct shape *shape, enum compute com
     model->kernels = kernels_best(compute);
     model->compute = model->kernels->compute;
     model->numerics = numerics_ids[model->compute];
+    model->trains = trains;
     int code = params_init(&model->params, shape, err);
     if (code < 0) {
         return code;
@@ -140,6 +152,18 @@ int model_create(struct model **out, const struct shape *shape, enum compute com
     return 0;
 }
 
+int model_create(struct model **out, const struct shape *shape, enum compute compute,
+                 struct error *err)
+{
+    return create(out, shape, compute, false, err);
+}
+
+int model_create_training(struct model **out, const struct shape *shape, enum compute compute,
+                          struct error *err)
+{
+    return create(out, shape, compute, true, err);
+}
+
 void model_destroy(struct model *model)
 {
     if (model != NULL) {
@@ -154,7 +178,11 @@ void model_destroy(struct model *model)
 
 static void matrix_pack(const struct model *model, const struct matrix *matrix)
 {
-    model->kernels->pack(without_const(matrix->packed.data), matrix->rows, matrix->N, matrix->K);
+    const struct kernels *k = model->kernels;
+    k->pack(without_const(matrix->packed.data), matrix->rows, matrix->N, matrix->K);
+    if (model->trains && k->pack_rows != NULL) {
+        k->pack_rows(without_const(matrix->back.data), matrix->rows, matrix->N, matrix->K);
+    }
 }
 
 void model_set(struct model *model, const float *weights, enum dtype type)

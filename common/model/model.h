@@ -14,8 +14,9 @@
 
 // struct matrix is one weight matrix W [N, K]: as it is, and packed as the right side of x·Wᵀ.
 struct matrix {
-    const float *rows;     // [N, K], row-major: the right side of dy·W
+    const float *rows;     // [N, K], row-major
     struct operand packed; // of Wᵀ
+    struct operand back;   // of W: the right side of dy·W; only in a model for training
     int64_t N, K;
 };
 
@@ -40,7 +41,8 @@ struct model {
     enum compute compute; // never AUTO
     const struct kernels *kernels;
     float *weights; // [params.elements], as published, widened
-    float *packed;  // storage of every operand
+    bool trains;
+    float *packed; // storage of every operand
     size_t packed_floats;
     float *rope; // [T, D]: D/2 cosines, then D/2 sines, of each position; NULL without RoPE
     struct layer *layers; // [L]
@@ -50,9 +52,12 @@ struct model {
 };
 
 // model_create makes room for a model of `shape`; the weights are undefined until model_set.
-// `compute` AUTO becomes what is fastest on this host.
+// `compute` AUTO becomes what is fastest on this host. model_create_training's can also be run
+// backwards.
 int model_create(struct model **out, const struct shape *shape, enum compute compute,
                  struct error *err);
+int model_create_training(struct model **out, const struct shape *shape, enum compute compute,
+                          struct error *err);
 void model_destroy(struct model *model);
 
 // numerics_compute is the compute type that a numerics id names; AUTO when the id is another

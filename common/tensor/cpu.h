@@ -12,8 +12,12 @@
 #define cpu_product            CPU(product)
 #define cpu_product_bf16       CPU(product_bf16)
 #define cpu_product_amx        CPU(product_amx)
+#define cpu_attend             CPU(attend)
+#define cpu_attend_bf16        CPU(attend_bf16)
+#define cpu_attend_amx         CPU(attend_amx)
 #define cpu_pack               CPU(pack)
 #define cpu_pack_bf16          CPU(pack_bf16)
+#define cpu_pack_rows_bf16     CPU(pack_rows_bf16)
 #define cpu_put_column         CPU(put_column)
 #define cpu_put_column_bf16    CPU(put_column_bf16)
 #define cpu_put_row            CPU(put_row)
@@ -30,8 +34,6 @@
 #define cpu_swiglu_backward    CPU(swiglu_backward)
 #define cpu_gelu               CPU(gelu)
 #define cpu_gelu_backward      CPU(gelu_backward)
-#define cpu_softmax_block      CPU(softmax_block)
-#define cpu_softmax_finish     CPU(softmax_finish)
 #define cpu_softmax_backward   CPU(softmax_backward)
 #define cpu_scale              CPU(scale)
 #define cpu_dot                CPU(dot)
@@ -52,8 +54,12 @@ void cpu_product_bf16(float *c, int64_t ldc, const float *a, int64_t a_row, int6
                       struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
 void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                      struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+void cpu_attend(const struct attend *attend);
+void cpu_attend_bf16(const struct attend *attend);
+void cpu_attend_amx(const struct attend *attend);
 void cpu_pack(float *packed, const float *W, int64_t N, int64_t K);
 void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K);
+void cpu_pack_rows_bf16(float *packed, const float *B, int64_t K, int64_t N);
 void cpu_put_column(float *columns, int64_t slot, const float *x, int64_t D);
 void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D);
 void cpu_put_row(float *rows, int64_t slot, const float *x, int64_t D);
@@ -77,9 +83,6 @@ void cpu_swiglu_backward(float *dgate_up, const float *dy, const float *gate_up,
                          int64_t F);
 void cpu_gelu(float *y, const float *x, int64_t n);
 void cpu_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
-void cpu_softmax_block(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
-                       const int32_t *valid, int64_t rows);
-void cpu_softmax_finish(float *out, int64_t ld, int64_t D, const float *sum, int64_t rows);
 void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
                           const int32_t *valid, int64_t rows);
 void cpu_scale(float *x, float factor, int64_t n);

@@ -1,82 +1,7 @@
-// Blocks of keys and values, and the softmax over them: two vectors of scores a row.
+// Blocks of keys and values, and the way back through the softmax over them.
 #include "common/tensor/cpu.h"
 #include "common/tensor/cpu_pairs.h"
 #include "common/tensor/vec.h"
-
-_Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
-
-enum { ROWS_AT_ONCE = VEC }; // their rescaling factors fit a vector
-
-static void rescale(float *out, float factor, int64_t D)
-{
-    if (factor == 1.0f) { // x * 1 is x: skipping it changes no bit
-        return;
-    }
-    for (int64_t d = 0; d < D; d += VEC) {
-        const int count = D - d < VEC ? (int)(D - d) : VEC;
-        v_store_n(out + d, v_mul(v_load_n(out + d, count), v_set(factor)), count);
-    }
-}
-
-// mask_rows hides the keys that a row does not see and returns the rows' new maxima; rows that see
-// none keep theirs.
-static v16 mask_rows(float *score, const float *max, const int32_t *valid, int rows)
-{
-    const v16 lowest = v_set(-INFINITY);
-    float top[ROWS_AT_ONCE] = {0};
-    for (int r = 0; r < rows; r++, score += ATTENTION_BLOCK) {
-        v16 a = v_load(score), b = v_load(score + VEC);
-        if (valid[r] < ATTENTION_BLOCK) {
-            a = v_select(lanes_below(valid[r]), a, lowest);
-            b = v_select(lanes_below(valid[r] - VEC), b, lowest);
-            v_store(score, a);
-            v_store(score + VEC, b);
-        }
-        const float most = v_max_lane(v_max(a, b));
-        top[r] = most > max[r] ? most : max[r];
-    }
-    return v_load(top);
-}
-
-static void softmax_rows(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
-                         const int32_t *valid, int rows)
-{
-    const v16 tops = mask_rows(score, max, valid, rows);
-    float top[ROWS_AT_ONCE], factor[ROWS_AT_ONCE];
-    v_store(top, tops);
-    v_store(factor, v_exp(v_sub(v_load_n(max, rows), tops)));
-    for (int r = 0; r < rows; r++, score += ATTENTION_BLOCK, out += ld) {
-        if (valid[r] == 0) {
-            v_store(score, v_set(0.0f));
-            v_store(score + VEC, v_set(0.0f));
-            continue;
-        }
-        const v16 a = v_exp(v_sub(v_load(score), v_set(top[r]))); // e^-inf is 0: the hidden keys
-        const v16 b = v_exp(v_sub(v_load(score + VEC), v_set(top[r])));
-        sum[r] = fmaf(sum[r], factor[r], v_sum(v_add(a, b)));
-        max[r] = top[r];
-        rescale(out, factor[r], D);
-        v_store(score, a);
-        v_store(score + VEC, b);
-    }
-}
-
-void cpu_softmax_block(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
-                       const int32_t *valid, int64_t rows)
-{
-    for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
-        const int count = rows - r < ROWS_AT_ONCE ? (int)(rows - r) : ROWS_AT_ONCE;
-        softmax_rows(score + r * ATTENTION_BLOCK, max + r, sum + r, out + r * ld, ld, D, valid + r,
-                     count);
-    }
-}
-
-void cpu_softmax_finish(float *out, int64_t ld, int64_t D, const float *sum, int64_t rows)
-{
-    for (int64_t r = 0; r < rows; r++, out += ld) {
-        cpu_scale(out, 1.0f / sum[r], D);
-    }
-}
 
 void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
                           const int32_t *valid, int64_t rows)
@@ -106,12 +31,12 @@ void cpu_put_row(float *rows, int64_t slot, const float *x, int64_t D)
 
 void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D)
 {
-    const int64_t depth = (D + 1) / 2;
+    const int64_t depth = packed_depth(COMPUTE_BF16, D);
     float *to = columns + slot / PANEL * depth * PANEL + slot % PANEL;
     for (int64_t d = 0; d < D; d += 2L * VEC) {
         float pairs[VEC];
         v_store(pairs, pairs_at(x + d, D - d));
-        for (int64_t i = 0; i < VEC && d / 2 + i < depth; i++) {
+        for (int64_t i = 0; i < VEC; i++) {
             memcpy(&to[(d / 2 + i) * PANEL], &pairs[i], sizeof(float));
         }
     }

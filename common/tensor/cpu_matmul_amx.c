@@ -1,26 +1,29 @@
 // The product in bf16 on the tile unit: two by two tiles of C stay there while K runs. A block of A
-// is rounded once in each pass of K, a piece of a panel of B where it is not in pairs already.
+// is rounded, tile after tile, once in each pass of K; a piece of a panel of B where it is not in
+// pairs already.
 #include "common/tensor/amx.h"
 #include "common/tensor/cpu.h"
 #include "common/tensor/cpu_pairs.h"
 
 enum {
-    TILE = 16,                // rows of a tile, columns of C's and B's, pairs of K
-    TILE_DEPTH = 2 * TILE,    // of K
-    ROW_BLOCK = 16 * TILE,    // rows of A in one block
-    PASS = 16 * TILE_DEPTH,   // of K: two panels of B stay in the first-level cache
-    STRIDE = PASS / 2 + TILE, // pairs from row to row of the copy of A
-    A_TILE = TILE * STRIDE,   // to the next tile below
-    A_BYTES = 4 * STRIDE,     // from row to row of a tile of A, and of B
-    B_BYTES = 4 * PANEL,
+    TILE = 16,                        // rows of a tile, columns of C's and B's, pairs of K
+    TILE_DEPTH = 2 * TILE,            // of K
+    TILE_PAIRS = TILE * TILE,         // of one tile of A or B
+    ROW_BYTES = TILE * sizeof(float), // of these
+    ROW_BLOCK = 16 * TILE,            // rows of A in one block
+    PASS = 32 * TILE_DEPTH,           // of K
+    A_TILES = PASS / 2 * TILE,        // pairs of a row of tiles of A in the copy
+    FEW_ROWS = 4 * TILE,              // of C: B is read too seldom to stay in a cache
+    AHEAD = 8 * TILE_PAIRS,           // pairs by which it is fetched then
 };
 
 // struct span is what a sweep computes: up to two by two tiles of C.
 struct span {
     float *c;
     int64_t ldc;
-    const float *a;        // pairs, rows STRIDE apart
-    const float *b[2];     // pairs, rows PANEL apart
+    const float *a;        // tile after tile of pairs, rows of tiles A_TILES apart
+    const float *b[2];     // tile after tile of pairs: panels
+    const float *next[2];  // the panels after these
     int64_t steps;         // of TILE_DEPTH
     int64_t rows, columns; // of c that exist
     bool accumulate;
@@ -108,9 +111,23 @@ static void corner_end(const struct corner *corner, const struct span *s, int do
         corner_end(&corner[tile], s, down, across);                                                \
     } while (0)
 
-// sweep computes a span; `down` and `across` say whether it has a second tile there (constants
-// after inlining). Tiles 0 to 3 are C's, 4 and 5 A's, 6 and 7 B's.
-VEC_INLINE void sweep(const struct span *s, const bool down, const bool across)
+// fetch asks for the tiles of B that come AHEAD steps, or all of them, after step `step`.
+VEC_INLINE void fetch(const struct span *s, int64_t step)
+{
+    const int64_t later = step + (s->steps < AHEAD ? s->steps : AHEAD);
+    const float *const *panel = later < s->steps ? s->b : s->next;
+    const int64_t at = (later < s->steps ? later : later - s->steps) * TILE_PAIRS;
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < TILE; r++) {
+        __builtin_prefetch(panel[0] + at + r * PANEL);
+        __builtin_prefetch(panel[1] + at + r * PANEL);
+    }
+}
+
+// sweep computes a span; `down` and `across` say whether it has a second tile there, `ahead`
+// whether B is to be fetched (constants after inlining). Tiles 0 to 3 are C's, 4 and 5 A's, 6 and 7
+// B's.
+VEC_INLINE void sweep(const struct span *s, const bool down, const bool across, const bool ahead)
 {
     struct corner corner[4];
     BEGIN(0, 0, 0);
@@ -123,17 +140,19 @@ VEC_INLINE void sweep(const struct span *s, const bool down, const bool across)
     if (down && across) {
         BEGIN(3, 1, 1);
     }
-    for (int64_t step = 0; step < s->steps; step++) {
-        const float *a = s->a + step * TILE;
-        amx_load(4, a, A_BYTES);
-        amx_load(6, s->b[0] + step * TILE * PANEL, B_BYTES);
+    for (int64_t step = 0, at = 0; step < s->steps; step++, at += TILE_PAIRS) {
+        if (ahead) {
+            fetch(s, step);
+        }
+        amx_load(6, s->b[0] + at, ROW_BYTES);
+        amx_load(4, s->a + at, ROW_BYTES);
         amx_dot(0, 4, 6);
         if (across) {
-            amx_load(7, s->b[1] + step * TILE * PANEL, B_BYTES);
+            amx_load(7, s->b[1] + at, ROW_BYTES);
             amx_dot(1, 4, 7);
         }
         if (down) {
-            amx_load(5, a + A_TILE, A_BYTES);
+            amx_load(5, s->a + A_TILES + at, ROW_BYTES);
             amx_dot(2, 5, 6);
         }
         if (down && across) {
@@ -152,22 +171,24 @@ VEC_INLINE void sweep(const struct span *s, const bool down, const bool across)
     }
 }
 
-static void sweep_span(const struct span *s)
+static void sweep_span(const struct span *s, bool ahead)
 {
     const bool down = s->rows > TILE, across = s->columns > TILE;
-    if (down && across) {
-        sweep(s, true, true);
+    if (down && across && ahead) {
+        sweep(s, true, true, true);
+    } else if (down && across) {
+        sweep(s, true, true, false);
     } else if (down) {
-        sweep(s, true, false);
+        sweep(s, true, false, false);
     } else if (across) {
-        sweep(s, false, true);
+        sweep(s, false, true, false);
     } else {
-        sweep(s, false, false);
+        sweep(s, false, false, false);
     }
 }
 
-// panel_of is where the pairs of a panel of B lie, rows PANEL apart, as many as the steps of `s`
-// read: in B itself, or in `copy`.
+// panel_of is where the pairs of a panel of B lie, as many as the steps of `s` read: in B itself,
+// or in `copy`.
 static const float *panel_of(struct operand b, float *copy, const float *panel,
                              const struct span *s, int64_t depth, int64_t columns)
 {
@@ -184,64 +205,86 @@ static const float *panel_of(struct operand b, float *copy, const float *panel,
     return copy;
 }
 
-// block_run computes a block of rows, of which `a` has the pairs, in one pass of K.
-static void block_run(const struct span *block, struct operand b, int64_t rows, int64_t N,
-                      int64_t depth)
+// block_run computes a block of rows, of which s.a has the pairs, in one pass of K.
+static void block_run(struct span s, struct operand b, int64_t rows, int64_t N, int64_t depth)
 {
     float copy[2][(size_t)PASS / 2 * PANEL];
+    const float *const a = s.a;
+    float *const c = s.c;
+    const bool ahead = rows <= FEW_ROWS && b.pairs;
     for (int64_t n = 0; n < N; n += 2L * TILE) {
-        struct span s = *block;
         const float *panel = b.data + n / PANEL * b.panel_stride;
         s.columns = least(N - n, 2L * TILE);
         s.b[0] = panel_of(b, copy[0], panel, &s, depth, least(s.columns, TILE));
         if (s.columns > TILE) {
             s.b[1] = panel_of(b, copy[1], panel + b.panel_stride, &s, depth, s.columns - TILE);
         }
+        s.next[0] = panel + 2 * b.panel_stride;
+        s.next[1] = panel + 3 * b.panel_stride;
         for (int64_t m = 0; m < rows; m += 2L * TILE) {
-            s.c = block->c + m * s.ldc + n;
-            s.a = block->a + m * STRIDE;
+            s.c = c + m * s.ldc + n;
+            s.a = a + m / TILE * A_TILES;
             s.rows = least(rows - m, 2L * TILE);
-            sweep_span(&s);
+            sweep_span(&s, ahead);
         }
     }
 }
 
-// copy_down rounds rows whose columns are contiguous: sixteen rows at once, in each pair after
-// pair.
+// copy_along rounds rows that are contiguous.
+static void copy_along(float *copy, const float *a, int64_t a_row, int64_t rows, int64_t depth)
+{
+    for (int64_t r = 0; r < rows; r++, a += a_row) {
+        float *row = copy + r / TILE * A_TILES + r % TILE * TILE;
+        for (int64_t k = 0; k < depth; k += TILE_DEPTH, row += TILE_PAIRS) {
+            v_store(row, pairs_at(a + k, depth - k));
+        }
+    }
+}
+
+// copy_tile_down rounds a tile of rows whose columns are contiguous, and asks for the one that
+// comes next in the same rows.
+static void copy_tile_down(float *tile, const float *a, int64_t a_col, int count, int64_t depth)
+{
+    v16 row[TILE];
+    for (int64_t i = 0; i < TILE; i++) {
+        const int64_t k = 2 * i;
+        row[i] = k < depth ? pair_rows(a + k * a_col, a_col, k + 1 < depth, count) : v_set(0.0f);
+        __builtin_prefetch(a + (k + TILE_DEPTH) * a_col);
+        __builtin_prefetch(a + (k + 1 + TILE_DEPTH) * a_col);
+    }
+    v_transpose(row);
+    for (size_t i = 0; i < TILE; i++) {
+        v_store(tile + i * TILE, row[i]);
+    }
+}
+
+// copy_down rounds rows whose columns are contiguous.
 static void copy_down(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
 {
-    const int64_t end = (depth + TILE_DEPTH - 1) / TILE_DEPTH * TILE;
-    for (int64_t m = 0; m < rows; m += TILE, copy += A_TILE) {
-        const int count = (int)least(rows - m, TILE);
-        for (int64_t k = 0; k < end; k++) {
-            float pairs[VEC] = {0};
-            if (2 * k < depth) {
-                v_store(pairs, pair_rows(a + 2 * k * a_col + m, a_col, 2 * k + 1 < depth, count));
-            }
-            for (int64_t r = 0; r < count; r++) {
-                memcpy(&copy[r * STRIDE + k], &pairs[r], sizeof(float)); // any bits are kept
-            }
+    for (int64_t k = 0; k < depth; k += TILE_DEPTH, copy += TILE_PAIRS) {
+        for (int64_t m = 0; m < rows; m += TILE) {
+            copy_tile_down(copy + m / TILE * A_TILES, a + k * a_col + m, a_col,
+                           (int)least(rows - m, TILE), depth - k);
         }
     }
 }
 
-// copy_a rounds a block of A to pairs, row after row, and fills it up with zeros to whole tiles.
+// copy_a rounds a block of A to tiles. What is missing of the last tile's rows stays as it is:
+// nothing of it gets into the rows that exist.
 static void copy_a(float *copy, const float *a, int64_t a_row, int64_t a_col, int64_t rows,
                    int64_t depth)
 {
     if (a_col == 1) {
-        pairs_along(copy, STRIDE, a, a_row, rows, depth);
+        copy_along(copy, a, a_row, rows, depth);
     } else {
         copy_down(copy, a, a_col, rows, depth);
     }
-    const int64_t end = (rows + TILE - 1) / TILE * TILE;
-    memset(copy + rows * STRIDE, 0, (size_t)((end - rows) * STRIDE) * sizeof(float));
 }
 
 void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                      struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
 {
-    float copy[(size_t)ROW_BLOCK * STRIDE];
+    float copy[(size_t)ROW_BLOCK / TILE * A_TILES];
     amx_begin();
     for (int64_t m = 0; m < M; m += ROW_BLOCK) {
         const int64_t rows = least(M - m, ROW_BLOCK);
@@ -255,7 +298,7 @@ void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64
             struct operand rest = b;
             rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
             copy_a(copy, a + m * a_row + k * a_col, a_row, a_col, rows, depth);
-            block_run(&block, rest, rows, N, depth);
+            block_run(block, rest, rows, N, depth);
         }
     }
     amx_end();

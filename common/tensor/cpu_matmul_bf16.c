@@ -102,3 +102,23 @@ void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K)
         }
     }
 }
+
+// Rows are read two by two, a few panels' width of them at once.
+void cpu_pack_rows_bf16(float *packed, const float *B, int64_t K, int64_t N)
+{
+    enum { AT_ONCE = 8 * PANEL, AHEAD = 8 }; // rows that are asked for ahead
+    const int64_t depth = packed_depth(COMPUTE_BF16, K);
+    for (int64_t begin = 0; begin < N; begin += AT_ONCE) {
+        const int64_t end = N - begin < AT_ONCE ? N : begin + AT_ONCE;
+        for (int64_t k = 0; k < depth; k++) {
+            for (int64_t n = begin; n < end; n += PANEL) {
+                const int count = N - n < PANEL ? (int)(N - n) : PANEL;
+                const v16 pairs =
+                    2 * k < K ? pair_rows(B + 2 * k * N + n, N, 2 * k + 1 < K, count) : v_set(0.0f);
+                v_store(packed + n * depth + k * PANEL, pairs);
+                __builtin_prefetch(B + (2 * k + AHEAD) * N + n);
+                __builtin_prefetch(B + (2 * k + AHEAD + 1) * N + n);
+            }
+        }
+    }
+}

@@ -15,7 +15,6 @@ extern const struct kernels CPU(bf16), CPU(bf16_amx);
     .layernorm_backward = cpu_layernorm_backward, .add_bias = cpu_add_bias,                        \
     .bias_backward = cpu_bias_backward, .add = cpu_add, .rope = cpu_rope, .swiglu = cpu_swiglu,    \
     .swiglu_backward = cpu_swiglu_backward, .gelu = cpu_gelu, .gelu_backward = cpu_gelu_backward,  \
-    .softmax_block = cpu_softmax_block, .softmax_finish = cpu_softmax_finish,                      \
     .softmax_backward = cpu_softmax_backward, .scale = cpu_scale, .dot = cpu_dot,                  \
     .log_sum_exp = cpu_log_sum_exp, .maximum = cpu_maximum, .exp_weights = cpu_exp_weights,        \
     .softmax_gradient = cpu_softmax_gradient, .adamw = cpu_adamw, .square_sum = cpu_square_sum,    \
@@ -26,6 +25,7 @@ const struct kernels CPU(f32) = {
     .name = CPU_TEXT(KERNELS),
     .compute = COMPUTE_F32,
     .product = cpu_product,
+    .attend = cpu_attend,
     .pack = cpu_pack,
     .put_column = cpu_put_column,
     .put_row = cpu_put_row,
@@ -38,7 +38,9 @@ const struct kernels CPU(bf16) = {
     .name = CPU_TEXT(KERNELS),
     .compute = COMPUTE_BF16,
     .product = cpu_product_bf16,
+    .attend = cpu_attend_bf16,
     .pack = cpu_pack_bf16,
+    .pack_rows = cpu_pack_rows_bf16,
     .put_column = cpu_put_column_bf16,
     .put_row = cpu_put_row_bf16,
     .burn = cpu_burn_bf16,
@@ -54,7 +56,9 @@ const struct kernels CPU(bf16_amx) = {
 #endif
     .compute = COMPUTE_BF16_AMX,
     .product = cpu_product_amx,
+    .attend = cpu_attend_amx,
     .pack = cpu_pack_bf16,
+    .pack_rows = cpu_pack_rows_bf16,
     .put_column = cpu_put_column_bf16,
     .put_row = cpu_put_row_bf16,
     .burn = cpu_burn_amx,

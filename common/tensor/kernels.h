@@ -45,6 +45,8 @@ struct adamw {
     float correction1, correction2; // 1 - beta^t
 };
 
+struct attend;
+
 struct kernels {
     const char *name; // "portable", "avx2", "avx512", "avx512bf16", "amx"
     enum compute compute;
@@ -62,6 +64,10 @@ struct kernels {
     // Packs W [N, K], row-major, as the operand Wᵀ of this table's products: panels of 16 columns,
     // those beyond N zero. operand_packed says where they lie.
     void (*pack)(float *packed, const float *W, int64_t N, int64_t K);
+
+    // Packs B [K, N], row-major, as the operand B of this table's products; NULL where they read it
+    // best as it lies (f32).
+    void (*pack_rows)(float *packed, const float *B, int64_t K, int64_t N);
 
     // Writes x [D] as column `slot` of an operand [D, 32], or as row `slot` of an operand [32, D],
     // that operand_columns or operand_rows describes: keys and values, one position after another.
@@ -103,14 +109,8 @@ struct kernels {
     void (*gelu)(float *y, const float *x, int64_t n);
     void (*gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
 
-    // Online softmax over one block of keys. score [rows, 32] (stride 32) holds scaled scores, of
-    // which row r counts the first valid[r] (0 .. 32); they become probabilities relative to the
-    // running maximum, the rest 0. max and sum [rows] are the running maximum and denominator
-    // (start: -INFINITY and 0), out [rows, D] (stride ld) is rescaled to the new maximum.
-    void (*softmax_block)(float *score, float *max, float *sum, float *out, int64_t ld, int64_t D,
-                          const int32_t *valid, int64_t rows);
-    // out [rows, D] (stride ld) /= sum.
-    void (*softmax_finish)(float *out, int64_t ld, int64_t D, const float *sum, int64_t rows);
+    // The queries of one call over their keys (attend.h).
+    void (*attend)(const struct attend *attend);
     // p = exp(score - lse[r]) for the first valid[r] of 32, else 0; ds = p * (dp - delta[r]). In
     // place on score and dp.
     void (*softmax_backward)(float *score, float *dp, const float *lse, const float *delta,
@@ -186,13 +186,13 @@ static inline struct operand operand_packed(enum compute compute, const float *p
 // Operands of ATTENTION_BLOCK columns or rows, and how many floats they take.
 static inline int64_t columns_floats(enum compute compute, int64_t D)
 {
-    return ATTENTION_BLOCK * (compute == COMPUTE_F32 ? D : (D + 1) / 2);
+    return ATTENTION_BLOCK * packed_depth(compute, D);
 }
 
 static inline struct operand operand_columns(enum compute compute, const float *columns, int64_t D)
 {
     return compute == COMPUTE_F32 ? operand_row_major(columns, ATTENTION_BLOCK)
-                                  : operand_pairs(columns, (D + 1) / 2);
+                                  : operand_pairs(columns, packed_depth(compute, D));
 }
 
 static inline int64_t rows_floats(enum compute compute, int64_t D)

@@ -356,6 +356,47 @@ VEC_INLINE void flush_end(unsigned before)
 #endif
 }
 
+// v_transpose makes lane j of vector i from lane i of vector j, any bits.
+VEC_INLINE void v_transpose(v16 v[VEC])
+{
+#if defined(__AVX512F__)
+    __m512 two[VEC], four[VEC]; // lanes of two, then of four vectors side by side
+#pragma GCC unroll 8
+    for (int i = 0; i < VEC; i += 2) {
+        two[i] = _mm512_unpacklo_ps((__m512)v[i].part[0], (__m512)v[i + 1].part[0]);
+        two[i + 1] = _mm512_unpackhi_ps((__m512)v[i].part[0], (__m512)v[i + 1].part[0]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < VEC; i += 4) {
+        for (int half = 0; half < 2; half++) {
+            const __m512d low = (__m512d)two[i + half], high = (__m512d)two[i + 2 + half];
+            four[i + 2 * half] = (__m512)_mm512_unpacklo_pd(low, high);
+            four[i + 2 * half + 1] = (__m512)_mm512_unpackhi_pd(low, high);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 4; i++) { // quarters q of the vectors hold rows 4q + i
+        const __m512 a = _mm512_shuffle_f32x4(four[i], four[i + 4], 0x88);
+        const __m512 b = _mm512_shuffle_f32x4(four[i], four[i + 4], 0xDD);
+        const __m512 c = _mm512_shuffle_f32x4(four[i + 8], four[i + 12], 0x88);
+        const __m512 d = _mm512_shuffle_f32x4(four[i + 8], four[i + 12], 0xDD);
+        v[i].part[0] = (part_f)_mm512_shuffle_f32x4(a, c, 0x88);
+        v[i + 4].part[0] = (part_f)_mm512_shuffle_f32x4(b, d, 0x88);
+        v[i + 8].part[0] = (part_f)_mm512_shuffle_f32x4(a, c, 0xDD);
+        v[i + 12].part[0] = (part_f)_mm512_shuffle_f32x4(b, d, 0xDD);
+    }
+#else
+    float from[VEC][VEC], to[VEC][VEC];
+    memcpy(from, v, sizeof(from));
+    for (int i = 0; i < VEC; i++) {
+        for (int j = 0; j < VEC; j++) {
+            memcpy(&to[i][j], &from[j][i], sizeof(float)); // as bytes: any bits are kept
+        }
+    }
+    memcpy(v, to, sizeof(to));
+#endif
+}
+
 // v_keep zeros the lanes from `count` on.
 VEC_INLINE v16 v_keep(v16 v, int count)
 {

@@ -1,18 +1,25 @@
-// attention.h: queries over blocks of keys, the one piece of arithmetic that training and decoding
+// attend.h: queries over blocks of keys, the one piece of arithmetic that training and decoding
 // share word for word.
 //
 // Keys and values lie in blocks of ATTENTION_BLOCK consecutive positions that start at multiples of
 // it: keys as columns, then values as rows (kernels.h), as the compute type has them. A query walks
-// the blocks in order with an online softmax, so its result depends on its own keys only.
-#ifndef COMMON_MODEL_ATTENTION_H
-#define COMMON_MODEL_ATTENTION_H
+// its keys in order, piece by piece, with an online softmax, so its result depends on its own keys
+// only. A piece is a block, and on the tile unit eight of them.
+#ifndef COMMON_TENSOR_ATTEND_H
+#define COMMON_TENSOR_ATTEND_H
 
 #include "common/tensor/kernels.h"
 
 enum {
-    ATTEND_TILE = 24, // consecutive positions of one sequence that are best in one call
     ATTEND_ROWS = 48, // query rows of one call at most
+    HEAD_SIZE_MAX = 1024,
 };
+
+// attend_tile is how many consecutive positions of one sequence are best in one call.
+static inline int64_t attend_tile(enum compute compute)
+{
+    return compute == COMPUTE_BF16_AMX ? 32 : 24;
+}
 
 static inline int64_t kv_block_floats(enum compute compute, int64_t D)
 {
@@ -31,8 +38,13 @@ static inline struct operand kv_block_values(enum compute compute, const float *
 
 // kv_block_put writes the key and value [D] of one position into its block; a sequence's positions
 // are written upwards.
-void kv_block_put(const struct kernels *kernels, float *block, int64_t position, const float *key,
-                  const float *value, int64_t D);
+static inline void kv_block_put(const struct kernels *kernels, float *block, int64_t position,
+                                const float *key, const float *value, int64_t D)
+{
+    const int64_t slot = position % ATTENTION_BLOCK;
+    kernels->put_column(block, slot, key, D);
+    kernels->put_row(block + columns_floats(kernels->compute, D), slot, value, D);
+}
 
 // struct attend_part is some rows of a call: queries of one sequence that share one key head.
 struct attend_part {
@@ -44,8 +56,7 @@ struct attend_part {
 
 // struct attend is one call: `parts` parts of `rows` rows each.
 struct attend {
-    const struct kernels *kernels;
-    int64_t D;
+    int64_t D;                      // 1 .. HEAD_SIZE_MAX
     const struct attend_part *part; // [parts]
     int64_t parts;
     int64_t rows;          // of each part; parts * rows is 1 .. ATTEND_ROWS
@@ -55,7 +66,5 @@ struct attend {
     int64_t q_stride, out_stride;
     float *lse; // [parts * rows] log-sum-exp of the scaled scores, written; NULL: not wanted
 };
-
-void attend_run(const struct attend *attend);
 
 #endif

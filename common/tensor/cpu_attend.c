@@ -1,0 +1,163 @@
+// Queries over blocks of keys, in f32 and in bf16: blocks that several parts share are walked once
+// for all their rows, then each part walks its own.
+#include "common/tensor/cpu_attend.h"
+#include "common/tensor/cpu.h"
+#include "common/tensor/vec.h"
+
+_Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
+
+enum { ROWS_AT_ONCE = VEC }; // their rescaling factors fit a vector
+
+typedef void product_fn(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                        struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+
+// struct walk is what the rows of a call have come to.
+struct walk {
+    enum compute compute;
+    product_fn *product;                  // of this compute type
+    float q[ATTEND_ROWS * HEAD_SIZE_MAX]; // scaled
+    float out[ATTEND_ROWS * HEAD_SIZE_MAX];
+    float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator
+    int32_t valid[ATTEND_ROWS];               // keys of the current block that a row sees
+};
+
+static void rescale(float *out, float factor, int64_t D)
+{
+    if (factor == 1.0f) { // x * 1 is x: skipping it changes no bit
+        return;
+    }
+    for (int64_t d = 0; d < D; d += VEC) {
+        const int count = D - d < VEC ? (int)(D - d) : VEC;
+        v_store_n(out + d, v_mul(v_load_n(out + d, count), v_set(factor)), count);
+    }
+}
+
+// mask_rows hides the keys that a row does not see and returns the rows' new maxima; rows that see
+// none keep theirs.
+static v16 mask_rows(float *score, const float *max, const int32_t *valid, int rows)
+{
+    const v16 lowest = v_set(-INFINITY);
+    float top[ROWS_AT_ONCE] = {0};
+    for (int r = 0; r < rows; r++, score += ATTENTION_BLOCK) {
+        v16 a = v_load(score), b = v_load(score + VEC);
+        if (valid[r] < ATTENTION_BLOCK) {
+            a = v_select(lanes_below(valid[r]), a, lowest);
+            b = v_select(lanes_below(valid[r] - VEC), b, lowest);
+            v_store(score, a);
+            v_store(score + VEC, b);
+        }
+        const float most = v_max_lane(v_max(a, b));
+        top[r] = most > max[r] ? most : max[r];
+    }
+    return v_load(top);
+}
+
+// softmax_rows makes probabilities relative to the running maximum of the scores of a block and
+// rescales `out` to it: `rows` rows from `from` on.
+static void softmax_rows(struct walk *w, float *score, int64_t from, int rows, int64_t D)
+{
+    const v16 tops = mask_rows(score, w->max + from, w->valid + from, rows);
+    float top[ROWS_AT_ONCE], factor[ROWS_AT_ONCE];
+    v_store(top, tops);
+    v_store(factor, v_exp(v_sub(v_load_n(w->max + from, rows), tops)));
+    for (int r = 0; r < rows; r++, score += ATTENTION_BLOCK) {
+        if (w->valid[from + r] == 0) {
+            v_store(score, v_set(0.0f));
+            v_store(score + VEC, v_set(0.0f));
+            continue;
+        }
+        const v16 a = v_exp(v_sub(v_load(score), v_set(top[r]))); // e^-inf is 0: the hidden keys
+        const v16 b = v_exp(v_sub(v_load(score + VEC), v_set(top[r])));
+        w->sum[from + r] = fmaf(w->sum[from + r], factor[r], v_sum(v_add(a, b)));
+        w->max[from + r] = top[r];
+        rescale(w->out + (from + r) * D, factor[r], D);
+        v_store(score, a);
+        v_store(score + VEC, b);
+    }
+}
+
+// walk_block takes rows [from, from + rows) over one block; `next` is read after it: its keys are
+// fetched during the first product, its values during the second, which hides memory's latency.
+static void walk_block(const struct attend *a, struct walk *w, int64_t from, int64_t rows,
+                       const float *block, const float *next)
+{
+    const int64_t D = a->D;
+    float score[ATTEND_ROWS * ATTENTION_BLOCK];
+    struct operand keys = kv_block_keys(w->compute, block, D);
+    struct operand values = kv_block_values(w->compute, block, D);
+    keys.next = next;
+    values.next = next + columns_floats(w->compute, D);
+    w->product(score, ATTENTION_BLOCK, w->q + from * D, D, 1, keys, rows, ATTENTION_BLOCK, D,
+               false);
+    for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
+        softmax_rows(w, score + r * ATTENTION_BLOCK, from + r,
+                     rows - r < ROWS_AT_ONCE ? (int)(rows - r) : ROWS_AT_ONCE, D);
+    }
+    // The last row sees most; beyond it the probabilities are 0 and the values may not be written
+    // yet.
+    w->product(w->out + from * D, D, score, ATTENTION_BLOCK, 1, values, rows, D,
+               w->valid[from + rows - 1], true);
+}
+
+static void walk_shared(const struct attend *a, struct walk *w)
+{
+    const int64_t rows = a->parts * a->rows;
+    const float *const *blocks = a->part[0].blocks;
+    for (int64_t r = 0; r < rows; r++) {
+        w->valid[r] = ATTENTION_BLOCK;
+    }
+    for (int64_t b = 0; b < a->shared; b++) {
+        walk_block(a, w, 0, rows, blocks[b], blocks[b + 1]);
+    }
+}
+
+static void walk_own(const struct attend *a, struct walk *w, int64_t index)
+{
+    const struct attend_part *part = &a->part[index];
+    const int64_t from = index * a->rows;
+    const int64_t last = attend_last(a, part) / ATTENTION_BLOCK;
+    for (int64_t b = a->shared; b <= last; b++) {
+        for (int64_t r = 0; r < a->rows; r++) {
+            w->valid[from + r] = attend_seen(a, part, r, b * ATTENTION_BLOCK, ATTENTION_BLOCK);
+        }
+        walk_block(a, w, from, a->rows, part->blocks[b], part->blocks[b < last ? b + 1 : b]);
+    }
+}
+
+static void walk_run(const struct attend *a, struct walk *w)
+{
+    const int64_t D = a->D, rows = a->parts * a->rows;
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(w->q + r * D, attend_query(a, r), (size_t)D * sizeof(float));
+        w->max[r] = -INFINITY;
+        w->sum[r] = 0.0f;
+    }
+    memset(w->out, 0, (size_t)(rows * D) * sizeof(float));
+    cpu_scale(w->q, attend_scale(D), rows * D);
+    walk_shared(a, w);
+    for (int64_t i = 0; i < a->parts; i++) {
+        walk_own(a, w, i);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        cpu_scale(w->out + r * D, 1.0f / w->sum[r], D);
+        attend_result(a, r, w->out + r * D, w->max[r], w->sum[r]);
+    }
+}
+
+#if !defined(__AVX512BF16__)
+void cpu_attend(const struct attend *attend)
+{
+    struct walk walk;
+    walk.compute = COMPUTE_F32;
+    walk.product = cpu_product;
+    walk_run(attend, &walk);
+}
+#endif
+
+void cpu_attend_bf16(const struct attend *attend)
+{
+    struct walk walk;
+    walk.compute = COMPUTE_BF16;
+    walk.product = cpu_product_bf16;
+    walk_run(attend, &walk);
+}

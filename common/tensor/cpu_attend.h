@@ -1,0 +1,45 @@
+// cpu_attend.h: what the kernels of attention share: where a call's rows come from and go to.
+#ifndef COMMON_TENSOR_CPU_ATTEND_H
+#define COMMON_TENSOR_CPU_ATTEND_H
+
+#include "common/tensor/attend.h"
+
+#include <math.h>
+#include <string.h>
+
+static inline float attend_scale(int64_t D)
+{
+    return 1.0f / sqrtf((float)D);
+}
+
+// Row `r` of all, counted through the parts.
+static inline const float *attend_query(const struct attend *a, int64_t r)
+{
+    return a->part[r / a->rows].q + r % a->rows * a->q_stride;
+}
+
+// attend_last is the last position that a part's rows see.
+static inline int64_t attend_last(const struct attend *a, const struct attend_part *part)
+{
+    return part->position + (a->rows - 1) * a->position_step;
+}
+
+// attend_seen is how many of `count` keys from position `from` on row `r` of a part sees.
+static inline int32_t attend_seen(const struct attend *a, const struct attend_part *part, int64_t r,
+                                  int64_t from, int64_t count)
+{
+    const int64_t seen = part->position + r * a->position_step + 1 - from;
+    return (int32_t)(seen < 0 ? 0 : seen < count ? seen : count);
+}
+
+static inline void attend_result(const struct attend *a, int64_t r, const float *out, float max,
+                                 float sum)
+{
+    memcpy(a->part[r / a->rows].out + r % a->rows * a->out_stride, out,
+           (size_t)a->D * sizeof(float));
+    if (a->lse != NULL) {
+        a->lse[r] = max + logf(sum);
+    }
+}
+
+#endif

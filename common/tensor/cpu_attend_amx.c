@@ -1,0 +1,286 @@
+// Queries over blocks of keys on the tile unit. Keys are taken in chunks of CHUNK positions: all
+// scores of a chunk, their softmax, then the values, which are added up in tiles. In each step,
+// blocks that several parts share are taken once for all their rows, then each part takes its own.
+#include "common/tensor/amx.h"
+#include "common/tensor/cpu.h"
+#include "common/tensor/cpu_attend.h"
+#include "common/tensor/cpu_pairs.h"
+
+enum {
+    TILE = 16,                              // rows, and columns or pairs
+    TILE_PAIRS = TILE * TILE,               // of a tile of keys or values
+    CHUNK_BLOCKS = 8,                       // the sums' order hangs on it
+    CHUNK = CHUNK_BLOCKS * ATTENTION_BLOCK, // keys
+    ROWS = ATTEND_ROWS + TILE,              // a last tile may reach beyond what exists
+    SCORE_ROW = CHUNK + TILE,               // floats; rows do not begin at one place of the cache
+    WEIGHT_ROW = CHUNK / 2 + TILE,          // pairs
+};
+
+// struct walk is what the rows of a call have come to.
+struct walk {
+    const struct attend *attend;
+    int64_t q_tiles;                          // of the depth
+    int64_t out_tiles;                        // of the columns
+    float q[ROWS * HEAD_SIZE_MAX / 2];        // pairs, scaled, [rows, 16 * q_tiles]
+    float out[ROWS * HEAD_SIZE_MAX];          // [rows, 16 * out_tiles]
+    float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator
+    float score[ROWS * SCORE_ROW];            // of a chunk
+    float weight[ROWS * WEIGHT_ROW];          // pairs: e to the score less the maximum
+};
+
+// struct stretch is some blocks of a chunk and the rows that look at all of them.
+struct stretch {
+    const float *const *blocks;
+    int64_t blocks_from, blocks_to; // from the chunk's first one on
+    int64_t from, rows;
+};
+
+// score_pair computes the scores of a tile of rows and `two` blocks, or one.
+VEC_INLINE void score_pair(const struct walk *w, const float *q, float *score, const float *left,
+                           const float *right, const bool two)
+{
+    const int64_t q_row = w->q_tiles * TILE, half = w->q_tiles * TILE_PAIRS;
+    amx_zero(0);
+    amx_zero(1);
+    if (two) {
+        amx_zero(2);
+        amx_zero(3);
+    }
+    for (int64_t at = 0; at < half; at += TILE_PAIRS, q += TILE) {
+        amx_load(4, q, q_row * (int64_t)sizeof(float));
+        amx_load(6, left + at, TILE * sizeof(float));
+        amx_dot(0, 4, 6);
+        amx_load(7, left + half + at, TILE * sizeof(float));
+        amx_dot(1, 4, 7);
+        if (two) {
+            amx_load(6, right + at, TILE * sizeof(float));
+            amx_dot(2, 4, 6);
+            amx_load(7, right + half + at, TILE * sizeof(float));
+            amx_dot(3, 4, 7);
+        }
+    }
+    amx_store(0, score, SCORE_ROW * sizeof(float));
+    amx_store(1, score + TILE, SCORE_ROW * sizeof(float));
+    if (two) {
+        amx_store(2, score + 2L * TILE, SCORE_ROW * sizeof(float));
+        amx_store(3, score + 3L * TILE, SCORE_ROW * sizeof(float));
+    }
+}
+
+static void fetch_block(const float *block, int64_t floats)
+{
+    for (int64_t i = 0; i < floats; i += TILE) {
+        __builtin_prefetch(block + i);
+    }
+}
+
+// score_stretch fills the rows' scores. A last tile of rows also writes into those below: a part's
+// rows are scored before those of the parts behind it.
+static void score_stretch(struct walk *w, const struct stretch *s)
+{
+    const int64_t q_row = w->q_tiles * TILE, keys = columns_floats(COMPUTE_BF16_AMX, w->attend->D);
+    for (int64_t r = s->from; r < s->from + s->rows; r += TILE) {
+        const float *q = w->q + r * q_row;
+        int64_t b = s->blocks_from;
+        for (; b + 1 < s->blocks_to; b += 2) {
+            const float *ahead = s->blocks[b + 2 < s->blocks_to ? b + 2 : b];
+            fetch_block(ahead, keys);
+            fetch_block(s->blocks[b + 3 < s->blocks_to ? b + 3 : b], keys);
+            score_pair(w, q, w->score + r * SCORE_ROW + b * ATTENTION_BLOCK, s->blocks[b],
+                       s->blocks[b + 1], true);
+        }
+        if (b < s->blocks_to) {
+            score_pair(w, q, w->score + r * SCORE_ROW + b * ATTENTION_BLOCK, s->blocks[b], NULL,
+                       false);
+        }
+    }
+}
+
+static v16 seen_scores(const float *score, int64_t at, int32_t seen)
+{
+    const v16 v = v_load(score + at);
+    return at + VEC <= seen ? v : v_select(lanes_below((int)(seen - at)), v, v_set(-INFINITY));
+}
+
+// softmax_row makes weights of a row's scores: those of the first `seen` keys, and zeros up to
+// `keys`, a multiple of ATTENTION_BLOCK.
+static void softmax_row(struct walk *w, int64_t row, int32_t seen, int64_t keys)
+{
+    const float *score = w->score + row * SCORE_ROW;
+    float *weight = w->weight + row * WEIGHT_ROW, *out = w->out + row * w->out_tiles * TILE;
+    if (seen == 0) {
+        memset(weight, 0, (size_t)(keys / 2) * sizeof(float));
+        return;
+    }
+    v16 most = v_set(w->max[row]);
+    for (int64_t at = 0; at < seen; at += VEC) {
+        most = v_max(most, seen_scores(score, at, seen));
+    }
+    const float top = v_max_lane(most);
+    v16 sum = v_set(0.0f);
+    for (int64_t at = 0; at < keys; at += ATTENTION_BLOCK) {
+        // e^-inf is 0: the hidden keys
+        const v16 a = v_exp(v_sub(seen_scores(score, at, seen), v_set(top)));
+        const v16 b = v_exp(v_sub(seen_scores(score, at + VEC, seen), v_set(top)));
+        sum = v_add(v_add(sum, a), b);
+        v_store(weight + at / 2, v_pairs_along(a, b));
+    }
+    const float factor = exp_one(w->max[row] - top);
+    w->sum[row] = fmaf(w->sum[row], factor, v_sum(sum));
+    w->max[row] = top;
+    for (int64_t d = 0; d < w->out_tiles * TILE; d += VEC) {
+        v_store(out + d, v_mul(v_load(out + d), v_set(factor)));
+    }
+}
+
+// values_run adds what a tile of rows takes from up to four tiles of columns (`tiles`, a constant
+// after inlining); `to` is where it is stored, rows to_row apart.
+VEC_INLINE void values_run(const struct walk *w, const struct stretch *s, int64_t row,
+                           int64_t column, float *to, int64_t to_row, const int tiles)
+{
+    const int64_t out_row = w->out_tiles * TILE;
+    const float *out = w->out + row * out_row + column * TILE;
+    const int64_t first = columns_floats(COMPUTE_BF16_AMX, w->attend->D) + column * TILE_PAIRS;
+#define COLUMN(i, does)                                                                            \
+    if (tiles > (i)) {                                                                             \
+        does;                                                                                      \
+    }
+#define EACH_COLUMN(does)                                                                          \
+    COLUMN(0, does(0, 6)) COLUMN(1, does(1, 7)) COLUMN(2, does(2, 6)) COLUMN(3, does(3, 7))
+#define BEGIN(i, b) amx_load(i, out + (i)*TILE, out_row * (int64_t)sizeof(float))
+#define ADD(i, b)                                                                                  \
+    amx_load(b, values + (i)*TILE_PAIRS, TILE * sizeof(float));                                    \
+    amx_dot(i, 4, b)
+#define END(i, b) amx_store(i, to + (i)*TILE, to_row * (int64_t)sizeof(float))
+    EACH_COLUMN(BEGIN)
+    for (int64_t block = s->blocks_from; block < s->blocks_to; block++) {
+        const float *values = s->blocks[block] + first;
+        amx_load(4, w->weight + row * WEIGHT_ROW + block * ATTENTION_BLOCK / 2,
+                 WEIGHT_ROW * sizeof(float));
+        EACH_COLUMN(ADD)
+    }
+    EACH_COLUMN(END)
+#undef BEGIN
+#undef ADD
+#undef END
+}
+
+// values_stretch adds the values to the rows' sums. A tile that reaches beyond the rows is stored
+// beside, for the rows below are of other parts.
+static void values_stretch(struct walk *w, const struct stretch *s)
+{
+    enum { AT_ONCE = 4 };
+    const int64_t out_row = w->out_tiles * TILE;
+    for (int64_t r = 0; r < s->rows; r += TILE) {
+        const int64_t rows = s->rows - r < TILE ? s->rows - r : TILE;
+        for (int64_t column = 0; column < w->out_tiles; column += AT_ONCE) {
+            const int64_t tiles = w->out_tiles - column < AT_ONCE ? w->out_tiles - column : AT_ONCE;
+            float beside[TILE * AT_ONCE * TILE];
+            float *out = w->out + (s->from + r) * out_row + column * TILE;
+            const bool whole = rows == TILE;
+            float *to = whole ? out : beside;
+            const int64_t to_row = whole ? out_row : (int64_t)AT_ONCE * TILE;
+            if (tiles == AT_ONCE) {
+                values_run(w, s, s->from + r, column, to, to_row, AT_ONCE);
+            } else {
+                for (int64_t i = 0; i < tiles; i++) {
+                    values_run(w, s, s->from + r, column + i, to + i * TILE, to_row, 1);
+                }
+            }
+            for (int64_t i = 0; !whole && i < rows; i++) {
+                memcpy(out + i * out_row, beside + i * to_row,
+                       (size_t)(tiles * TILE) * sizeof(float));
+            }
+        }
+    }
+}
+
+// each_stretch calls `does` for the blocks of a chunk, those that all parts share first. `block` is
+// the chunk's first one.
+static void each_stretch(struct walk *w, int64_t block,
+                         void (*does)(struct walk *w, const struct stretch *s))
+{
+    const struct attend *a = w->attend;
+    int64_t shared = a->shared - block;
+    shared = shared < 0 ? 0 : shared < CHUNK_BLOCKS ? shared : CHUNK_BLOCKS;
+    if (shared > 0) {
+        does(w, &(struct stretch){.blocks = a->part[0].blocks + block,
+                                  .blocks_to = shared,
+                                  .rows = a->parts * a->rows});
+    }
+    for (int64_t i = 0; i < a->parts; i++) {
+        const int64_t blocks = attend_last(a, &a->part[i]) / ATTENTION_BLOCK + 1 - block;
+        const struct stretch own = {.blocks = a->part[i].blocks + block,
+                                    .blocks_from = shared,
+                                    .blocks_to = blocks < CHUNK_BLOCKS ? blocks : CHUNK_BLOCKS,
+                                    .from = i * a->rows,
+                                    .rows = a->rows};
+        if (own.blocks_from < own.blocks_to) {
+            does(w, &own);
+        }
+    }
+}
+
+static void chunk_run(struct walk *w, int64_t block)
+{
+    const struct attend *a = w->attend;
+    each_stretch(w, block, score_stretch);
+    for (int64_t i = 0; i < a->parts; i++) {
+        const struct attend_part *part = &a->part[i];
+        int64_t keys = (attend_last(a, part) / ATTENTION_BLOCK + 1 - block) * ATTENTION_BLOCK;
+        keys = keys < 0 ? 0 : keys < CHUNK ? keys : CHUNK;
+        for (int64_t r = 0; r < a->rows; r++) {
+            softmax_row(w, i * a->rows + r, attend_seen(a, part, r, block * ATTENTION_BLOCK, CHUNK),
+                        keys);
+        }
+    }
+    each_stretch(w, block, values_stretch);
+}
+
+// begin rounds the scaled queries and clears what is summed up. Returns the last block that a row
+// sees.
+static int64_t begin(struct walk *w)
+{
+    const struct attend *a = w->attend;
+    const int64_t q_row = w->q_tiles * TILE, out_row = w->out_tiles * TILE;
+    const v16 scale = v_set(attend_scale(a->D));
+    int64_t last = 0;
+    for (int64_t r = 0; r < a->parts * a->rows; r++) {
+        const float *q = attend_query(a, r);
+        for (int64_t d = 0; d < a->D; d += 2L * VEC) {
+            const int count = a->D - d < 2L * VEC ? (int)(a->D - d) : 2 * VEC;
+            const v16 left = v_load_n(q + d, count < VEC ? count : VEC);
+            const v16 right = v_load_n(q + d + VEC, count > VEC ? count - VEC : 0);
+            v_store(w->q + r * q_row + d / 2,
+                    v_pairs_along(v_mul(left, scale), v_mul(right, scale)));
+        }
+        memset(w->out + r * out_row, 0, (size_t)out_row * sizeof(float));
+        w->max[r] = -INFINITY;
+        w->sum[r] = 0.0f;
+    }
+    for (int64_t i = 0; i < a->parts; i++) {
+        const int64_t own = attend_last(a, &a->part[i]) / ATTENTION_BLOCK;
+        last = own > last ? own : last;
+    }
+    return last;
+}
+
+void cpu_attend_amx(const struct attend *attend)
+{
+    struct walk walk;
+    struct walk *w = &walk;
+    w->attend = attend;
+    w->q_tiles = (attend->D + 2L * TILE - 1) / (2L * TILE);
+    w->out_tiles = (attend->D + TILE - 1) / TILE;
+    amx_begin();
+    const int64_t last = begin(w);
+    for (int64_t block = 0; block <= last; block += CHUNK_BLOCKS) {
+        chunk_run(w, block);
+    }
+    for (int64_t r = 0; r < attend->parts * attend->rows; r++) {
+        float *out = w->out + r * w->out_tiles * TILE;
+        cpu_scale(out, 1.0f / w->sum[r], attend->D);
+        attend_result(attend, r, out, w->max[r], w->sum[r]);
+    }
+    amx_end();
+}
