@@ -17,7 +17,9 @@
 enum {
     DRAWS = 4,
     SEQUENCES = 7,
-    LENGTH_MAX = 110,
+    LENGTH_MAX = 290,   // one draw is so long, with heads of HEAD_MAX: on tiles, attention takes
+    LENGTH_SHORT = 110, // neither at once
+    HEAD_MAX = 64 + 16,
     V = 61,
     ROWS_MAX = 40, // of a decode call
     PAGES = (LENGTH_MAX + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
@@ -41,6 +43,7 @@ struct draw {
     uint64_t seed;
     enum compute compute;
     struct rng rng;
+    int32_t longest; // length of the first sequence; the others are short
     struct shape shape;
     struct model *model;
     struct line lines[SEQUENCES];
@@ -61,7 +64,7 @@ static void draw_shape(struct draw *draw)
                                  .C = 16 + 8 * below(draw, 4),
                                  .H = pair[0],
                                  .KV = gpt2 ? pair[0] : pair[1],
-                                 .D = 8 << below(draw, 3),
+                                 .D = draw->longest == LENGTH_MAX ? HEAD_MAX : 8 << below(draw, 3),
                                  .F = 30 + below(draw, 50),
                                  .V = V,
                                  .T = LENGTH_MAX,
@@ -84,16 +87,18 @@ static void draw_lines(struct draw *draw)
         struct line *line = &draw->lines[k];
         const struct line *before = k > 0 ? &draw->lines[draw->lines[k - 1].owner] : NULL;
         *line = (struct line){.owner = k};
-        line->prompt = 1 + below(draw, LENGTH_MAX - 20);
+        int32_t longest = k == 0 ? draw->longest : LENGTH_SHORT;
+        line->prompt = 1 + below(draw, longest - 20);
         for (int32_t i = 0; i < LENGTH_MAX; i++) {
             line->ids[i] = below(draw, V);
         }
         if (before != NULL && below(draw, 3) > 0) {
             line->owner = draw->lines[k - 1].owner;
             line->prompt = before->prompt;
+            longest = longest > line->prompt + 20 ? longest : line->prompt + 20;
             memcpy(line->ids, before->ids, (size_t)line->prompt * sizeof(int32_t));
         }
-        line->count = line->prompt + 1 + below(draw, LENGTH_MAX - line->prompt);
+        line->count = k == 0 ? longest : line->prompt + 1 + below(draw, longest - line->prompt);
     }
 }
 
@@ -115,6 +120,7 @@ static void expect(struct draw *draw)
 static void draw_make(struct draw *draw, uint64_t seed, enum compute compute)
 {
     *draw = (struct draw){.seed = seed, .compute = compute, .rng = {.key = seed}};
+    draw->longest = seed == 1 ? LENGTH_MAX : LENGTH_SHORT;
     draw_shape(draw);
     draw_lines(draw);
     assert_int_equal(model_create(&draw->model, &draw->shape, compute, NULL), 0);
@@ -443,7 +449,7 @@ static void test_every_mix_computes_the_same_bits_in_bf16(void **state)
 static void test_every_mix_computes_the_same_bits_on_tiles(void **state)
 {
     (void)state;
-    check_every_mix(COMPUTE_BF16_AMX, DRAWS / 4); // tiles are slow where there are none
+    check_every_mix(COMPUTE_BF16_AMX, DRAWS / 2); // tiles are slow where there are none
 }
 
 int main(void)

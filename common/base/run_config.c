@@ -27,7 +27,7 @@ static const char *const aggregate_names[] = {"block", "token", NULL};
 static const char *const score_names[] = {"binary", "fraction", "any", NULL};
 static const char *const combine_names[] = {"sum", "product", "sum_product", "product_sum", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
-static const char *const compute_names[] = {"auto", "f32", "bf16", "bf16-amx", NULL};
+const char *const run_computes[] = {"auto", "f32", "bf16", "bf16-amx", NULL};
 static const char *const collective_names[] = {"host", "nccl", NULL};
 static const char *const published_names[] = {"bf16", "f32", NULL};
 
@@ -213,7 +213,7 @@ static const struct option rows[] = {
         "threads of a rank; 0: the cores, shared out"),
     INT("learner.micro_tokens", learner.micro_tokens, "2048", 64, 1 << 20,
         "token budget of a micro-batch"),
-    CHOICE("learner.compute", learner.compute, "auto", compute_names,
+    CHOICE("learner.compute", learner.compute, "auto", run_computes,
            "what products are computed in, by actors and learner: f32; bf16: both sides rounded to "
            "bf16 and added in f32; bf16-amx: the same in the order of Intel's tile unit; auto: "
            "bf16-amx "

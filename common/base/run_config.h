@@ -180,6 +180,10 @@ struct run_config {
 // run_options is the table of struct run_config.
 extern const struct option_table run_options;
 
+// The names of the compute types, in the order of enum compute (common/tensor/kernels.h), then
+// NULL.
+extern const char *const run_computes[];
+
 // run_config_read applies the defaults, then the file (NULL: none), then `words` (key=value)
 // [count].
 int run_config_read(struct run_config *config, const char *path, char *const *words, int count,

@@ -17,6 +17,7 @@ struct bench_options {
     int64_t threads;        // 0: every core
     int64_t rows;           // of one engine call, or of a micro-batch
     int64_t repeats;        // runs; the fastest counts
+    int64_t deterministic;  // 1: sums have one order whatever the threads; -1: no such choice
     int64_t positions;      // what the model must hold
 };
 

@@ -56,6 +56,8 @@ static const struct bench_word words[] = {
     WORD("--threads", threads, 0, PARALLEL_THREADS_MAX, "threads; 0: every core"),
     WORD("--rows", rows, 1, 65536, "rows computed at once, at most, by a thread"),
     WORD("--repeats", repeats, 1, 1000, "runs; the fastest one counts"),
+    WORD("--deterministic", deterministic, 0, 1,
+         "1: as learner.deterministic; 0: gradients are summed in any order"),
 };
 
 enum { WORDS = sizeof(words) / sizeof(*words), SHAPES = sizeof(shapes) / sizeof(*shapes) };
@@ -65,9 +67,15 @@ static int64_t *field_of(struct bench_options *options, const struct bench_word 
     return (int64_t *)(void *)((char *)options + word->offset);
 }
 
+// A benchmark has the options whose defaults are possible.
+static bool has_word(const struct bench_options *options, const struct bench_word *word)
+{
+    struct bench_options of = *options;
+    return *field_of(&of, word) >= word->min;
+}
+
 static void print_help(const char *name, const char *what, const struct bench_options *options)
 {
-    struct bench_options shown = *options;
     (void)printf("usage: kelvin %s --model DIR | --shape NAME [...]\n\n%s\n\n", name, what);
     (void)printf("  --model DIR    a model folder\n  --shape NAME   random weights; NAME is");
     for (int i = 0; i < SHAPES; i++) {
@@ -75,9 +83,12 @@ static void print_help(const char *name, const char *what, const struct bench_op
     }
     (void)puts(
         "\n  --compute TYPE f32, bf16, bf16-amx, or auto: the fastest one of this host (auto)");
+    struct bench_options shown = *options;
     for (int i = 0; i < WORDS; i++) {
-        (void)printf("  %-10s N   %s (%lld)\n", words[i].name, words[i].help,
-                     (long long)*field_of(&shown, &words[i]));
+        if (has_word(options, &words[i])) {
+            (void)printf("  %-10s N   %s (%lld)\n", words[i].name, words[i].help,
+                         (long long)*field_of(&shown, &words[i]));
+        }
     }
 }
 
@@ -85,7 +96,7 @@ static int read_number(struct bench_options *options, const char *name, const ch
                        struct error *err)
 {
     for (int i = 0; i < WORDS; i++) {
-        if (strcmp(words[i].name, name) != 0) {
+        if (strcmp(words[i].name, name) != 0 || !has_word(options, &words[i])) {
             continue;
         }
         char *end = NULL;

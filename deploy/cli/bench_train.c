@@ -100,7 +100,8 @@ static int measure(const struct bench_options *options, struct error *err)
     const struct trainer_config config = {.compute = model->compute,
                                           .published = DTYPE_BF16,
                                           .threads = (int32_t)options->threads,
-                                          .micro_tokens = (int32_t)options->rows};
+                                          .micro_tokens = (int32_t)options->rows,
+                                          .any_order = options->deterministic == 0};
     const struct shape *s = &model->shape;
     const double length = (double)(options->prompt + options->tokens);
     struct bench_result result = {.name = "train", .tokens = (double)options->batch * length};
@@ -114,7 +115,12 @@ static int measure(const struct bench_options *options, struct error *err)
 
 int bench_train(int argc, char **argv)
 {
-    static const struct bench_options defaults = {
-        .batch = 16, .prompt = 1, .tokens = 255, .samples = 1, .rows = 512, .repeats = 3};
+    static const struct bench_options defaults = {.batch = 16,
+                                                  .prompt = 1,
+                                                  .tokens = 255,
+                                                  .samples = 1,
+                                                  .rows = 512,
+                                                  .repeats = 3,
+                                                  .deterministic = 1};
     return bench_engine_run(argc, argv, what, &defaults, measure);
 }

@@ -1,4 +1,5 @@
 #include "deploy/cli/cli.h"
+#include "common/base/run_config.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -49,12 +50,8 @@ int cli_sibling(char *out, size_t size, const char *program, struct error *err)
 
 int cli_compute(enum compute *out, const char *text, struct error *err)
 {
-    static const char *const names[] = {[COMPUTE_AUTO] = "auto",
-                                        [COMPUTE_F32] = "f32",
-                                        [COMPUTE_BF16] = "bf16",
-                                        [COMPUTE_BF16_AMX] = "bf16-amx"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-        if (strcmp(text, names[i]) == 0) {
+    for (size_t i = 0; run_computes[i] != NULL; i++) {
+        if (strcmp(text, run_computes[i]) == 0) {
             *out = (enum compute)i;
             return 0;
         }

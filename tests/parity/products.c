@@ -206,6 +206,12 @@ static void check_pack(const struct kernels *kernels, const struct product *p, s
     float *packed = random_floats(rng, count);
     kernels->pack(packed, p->transposed, p->N, p->K);
     assert_memory_equal(packed, p->packed, (size_t)count * sizeof(float));
+    if (kernels->pack_rows != NULL) {
+        test_free(packed);
+        packed = random_floats(rng, count);
+        kernels->pack_rows(packed, p->b, p->K, p->N);
+        assert_memory_equal(packed, p->packed, (size_t)count * sizeof(float));
+    }
     test_free(packed);
 }
 
