@@ -236,35 +236,61 @@ static int64_t shared_blocks(const struct decode_row *a, const struct decode_row
     return shared;
 }
 
-// look_from puts rows together, beginning with row `first`. A single row joins when it shares
-// blocks and does not halve what the rows before it share.
+// is_single says that a row is its sequence's only one in the call, as far as those after it go.
+static bool is_single(const struct decode_row *rows, int32_t at, int32_t count)
+{
+    return at + 1 == count || !follows(&rows[at]);
+}
+
+// look_join adds single rows that share blocks and do not halve what the rows before them share.
+static void look_join(struct look *look, int64_t group, int32_t count)
+{
+    const struct decode_row *rows = look->rows, *first = &rows[look->first];
+    int64_t most = first->position / KV_PAGE_TOKENS;
+    for (int32_t at = look->first + 1; at < count && (look->count + 1) * group <= ATTEND_ROWS;
+         at++) {
+        const int64_t shared = shared_blocks(first, &rows[at], most);
+        if (!is_single(rows, at, count) || shared == 0 || (look->count > 1 && 2 * shared < most)) {
+            break;
+        }
+        most = shared;
+        look->shared = shared;
+        look->count++;
+    }
+}
+
+// look_join_apart adds single rows that share no blocks with the one behind them, up to `rows_max`
+// heads of rows.
+static void look_join_apart(struct look *look, int64_t group, int64_t rows_max, int32_t count)
+{
+    const struct decode_row *rows = look->rows;
+    for (int32_t at = look->first + 1; at < count && (look->count + 1) * group <= rows_max; at++) {
+        if (!is_single(rows, at, count) ||
+            (at + 1 < count && shared_blocks(&rows[at], &rows[at + 1], 1) > 0)) {
+            break;
+        }
+        look->count++;
+    }
+}
+
+// look_from puts rows together, beginning with row `first`.
 static struct look look_from(const struct model *model, const struct decode_row *rows,
                              int32_t first, int32_t count)
 {
-    const int32_t group = model->shape.H / model->shape.KV;
-    const int64_t tile = attend_tile(model->compute);
+    const int64_t group = model->shape.H / model->shape.KV, tile = attend_tile(model->compute);
     struct look look = {.rows = rows, .first = first, .count = 1};
-    int32_t at = first;
-    while (at + 1 < count && look.count < tile && follows(&rows[at])) {
+    for (int32_t at = first; look.count < tile && !is_single(rows, at, count); at++) {
         look.one_sequence = true;
         look.count++;
-        at++;
     }
     if (look.one_sequence || group > ATTEND_ROWS) {
         look.one_sequence = true;
         return look;
     }
-    look.shared = rows[first].position / KV_PAGE_TOKENS;
-    for (at = first + 1; at < count && (look.count + 1) * group <= ATTEND_ROWS; at++) {
-        int64_t shared = shared_blocks(&rows[first], &rows[at], look.shared);
-        bool single = at + 1 == count || !follows(&rows[at]);
-        if (!single || shared == 0 || (look.count > 1 && 2 * shared < look.shared)) {
-            break;
-        }
-        look.shared = shared;
-        look.count++;
+    look_join(&look, group, count);
+    if (look.count == 1) {
+        look_join_apart(&look, group, attend_rows_apart(model->compute), count);
     }
-    look.shared = look.count > 1 ? look.shared : 0;
     return look;
 }
 

@@ -21,6 +21,13 @@ static inline int64_t attend_tile(enum compute compute)
     return compute == COMPUTE_BF16_AMX ? 32 : 24;
 }
 
+// attend_rows_apart is how many rows of sequences that share nothing are best in one call: on the
+// tile unit, what one part waits for is hidden behind the others.
+static inline int64_t attend_rows_apart(enum compute compute)
+{
+    return compute == COMPUTE_BF16_AMX ? 16 : 1;
+}
+
 static inline int64_t kv_block_floats(enum compute compute, int64_t D)
 {
     return columns_floats(compute, D) + rows_floats(compute, D);

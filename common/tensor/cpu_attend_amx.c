@@ -33,6 +33,7 @@ struct stretch {
     const float *const *blocks;
     int64_t blocks_from, blocks_to; // from the chunk's first one on
     int64_t from, rows;
+    const float *next; // the block that is looked at after these
 };
 
 // score_pair computes the scores of a tile of rows and `two` blocks, or one.
@@ -81,17 +82,18 @@ static void score_stretch(struct walk *w, const struct stretch *s)
     const int64_t q_row = w->q_tiles * TILE, keys = columns_floats(COMPUTE_BF16_AMX, w->attend->D);
     for (int64_t r = s->from; r < s->from + s->rows; r += TILE) {
         const float *q = w->q + r * q_row;
-        int64_t b = s->blocks_from;
-        for (; b + 1 < s->blocks_to; b += 2) {
-            const float *ahead = s->blocks[b + 2 < s->blocks_to ? b + 2 : b];
-            fetch_block(ahead, keys);
-            fetch_block(s->blocks[b + 3 < s->blocks_to ? b + 3 : b], keys);
-            score_pair(w, q, w->score + r * SCORE_ROW + b * ATTENTION_BLOCK, s->blocks[b],
-                       s->blocks[b + 1], true);
-        }
-        if (b < s->blocks_to) {
-            score_pair(w, q, w->score + r * SCORE_ROW + b * ATTENTION_BLOCK, s->blocks[b], NULL,
-                       false);
+        float *score = w->score + r * SCORE_ROW;
+        for (int64_t b = s->blocks_from; b < s->blocks_to; b += 2) {
+            const bool two = b + 1 < s->blocks_to;
+            fetch_block(b + 2 < s->blocks_to ? s->blocks[b + 2] : s->next, keys);
+            if (b + 3 < s->blocks_to) {
+                fetch_block(s->blocks[b + 3], keys);
+            }
+            if (two) {
+                score_pair(w, q, score + b * ATTENTION_BLOCK, s->blocks[b], s->blocks[b + 1], true);
+            } else {
+                score_pair(w, q, score + b * ATTENTION_BLOCK, s->blocks[b], NULL, false);
+            }
         }
     }
 }
@@ -195,6 +197,13 @@ static void values_stretch(struct walk *w, const struct stretch *s)
     }
 }
 
+// blocks_in is how many blocks of the chunk that begins with `block` a part looks at.
+static int64_t blocks_in(const struct attend *a, int64_t part, int64_t block)
+{
+    const int64_t blocks = attend_last(a, &a->part[part]) / ATTENTION_BLOCK + 1 - block;
+    return blocks < 0 ? 0 : blocks < CHUNK_BLOCKS ? blocks : CHUNK_BLOCKS;
+}
+
 // each_stretch calls `does` for the blocks of a chunk, those that all parts share first. `block` is
 // the chunk's first one.
 static void each_stretch(struct walk *w, int64_t block,
@@ -204,20 +213,24 @@ static void each_stretch(struct walk *w, int64_t block,
     int64_t shared = a->shared - block;
     shared = shared < 0 ? 0 : shared < CHUNK_BLOCKS ? shared : CHUNK_BLOCKS;
     if (shared > 0) {
-        does(w, &(struct stretch){.blocks = a->part[0].blocks + block,
+        const float *const *blocks = a->part[0].blocks + block;
+        does(w, &(struct stretch){.blocks = blocks,
                                   .blocks_to = shared,
-                                  .rows = a->parts * a->rows});
+                                  .rows = a->parts * a->rows,
+                                  .next = blocks[shared]}); // of the queries themselves at least
     }
     for (int64_t i = 0; i < a->parts; i++) {
-        const int64_t blocks = attend_last(a, &a->part[i]) / ATTENTION_BLOCK + 1 - block;
-        const struct stretch own = {.blocks = a->part[i].blocks + block,
-                                    .blocks_from = shared,
-                                    .blocks_to = blocks < CHUNK_BLOCKS ? blocks : CHUNK_BLOCKS,
-                                    .from = i * a->rows,
-                                    .rows = a->rows};
-        if (own.blocks_from < own.blocks_to) {
-            does(w, &own);
+        const int64_t blocks = blocks_in(a, i, block);
+        if (blocks <= shared) {
+            continue;
         }
+        const bool more = i + 1 < a->parts && blocks_in(a, i + 1, block) > shared;
+        does(w, &(struct stretch){.blocks = a->part[i].blocks + block,
+                                  .blocks_from = shared,
+                                  .blocks_to = blocks,
+                                  .from = i * a->rows,
+                                  .rows = a->rows,
+                                  .next = a->part[more ? i + 1 : i].blocks[block + shared]});
     }
 }
 
@@ -227,8 +240,7 @@ static void chunk_run(struct walk *w, int64_t block)
     each_stretch(w, block, score_stretch);
     for (int64_t i = 0; i < a->parts; i++) {
         const struct attend_part *part = &a->part[i];
-        int64_t keys = (attend_last(a, part) / ATTENTION_BLOCK + 1 - block) * ATTENTION_BLOCK;
-        keys = keys < 0 ? 0 : keys < CHUNK ? keys : CHUNK;
+        const int64_t keys = blocks_in(a, i, block) * ATTENTION_BLOCK;
         for (int64_t r = 0; r < a->rows; r++) {
             softmax_row(w, i * a->rows + r, attend_seen(a, part, r, block * ATTENTION_BLOCK, CHUNK),
                         keys);
