@@ -127,6 +127,7 @@ static void walk_own(const struct attend *a, struct walk *w, int64_t index)
 static void walk_run(const struct attend *a, struct walk *w)
 {
     const int64_t D = a->D, rows = a->parts * a->rows;
+    attend_check(a);
     for (int64_t r = 0; r < rows; r++) {
         memcpy(w->q + r * D, attend_query(a, r), (size_t)D * sizeof(float));
         w->max[r] = -INFINITY;

@@ -2,10 +2,18 @@
 #ifndef COMMON_TENSOR_CPU_ATTEND_H
 #define COMMON_TENSOR_CPU_ATTEND_H
 
+#include "common/base/check.h"
 #include "common/tensor/attend.h"
 
 #include <math.h>
 #include <string.h>
+
+static inline void attend_check(const struct attend *a)
+{
+    const int64_t rows = a->parts * a->rows;
+    CHECK(a->parts >= 1 && a->rows >= 1 && rows >= 1 && rows <= ATTEND_ROWS);
+    CHECK(a->D >= 1 && a->D <= HEAD_SIZE_MAX);
+}
 
 static inline float attend_scale(int64_t D)
 {

@@ -9,6 +9,7 @@
 enum {
     TILE = 16,                              // rows, and columns or pairs
     TILE_PAIRS = TILE * TILE,               // of a tile of keys or values
+    COLUMN_TILES = 4,                       // of values at once
     CHUNK_BLOCKS = 8,                       // the sums' order hangs on it
     CHUNK = CHUNK_BLOCKS * ATTENTION_BLOCK, // keys
     ROWS = ATTEND_ROWS + TILE,              // a last tile may reach beyond what exists
@@ -149,11 +150,11 @@ VEC_INLINE void values_run(const struct walk *w, const struct stretch *s, int64_
     }
 #define EACH_COLUMN(does)                                                                          \
     COLUMN(0, does(0, 6)) COLUMN(1, does(1, 7)) COLUMN(2, does(2, 6)) COLUMN(3, does(3, 7))
-#define BEGIN(i, b) amx_load(i, out + (i)*TILE, out_row * (int64_t)sizeof(float))
+#define BEGIN(i, b) amx_load(i, out + (int64_t)(i)*TILE, out_row * (int64_t)sizeof(float))
 #define ADD(i, b)                                                                                  \
-    amx_load(b, values + (i)*TILE_PAIRS, TILE * sizeof(float));                                    \
+    amx_load(b, values + (int64_t)(i)*TILE_PAIRS, TILE * sizeof(float));                           \
     amx_dot(i, 4, b)
-#define END(i, b) amx_store(i, to + (i)*TILE, to_row * (int64_t)sizeof(float))
+#define END(i, b) amx_store(i, to + (int64_t)(i)*TILE, to_row * (int64_t)sizeof(float))
     EACH_COLUMN(BEGIN)
     for (int64_t block = s->blocks_from; block < s->blocks_to; block++) {
         const float *values = s->blocks[block] + first;
@@ -167,33 +168,45 @@ VEC_INLINE void values_run(const struct walk *w, const struct stretch *s, int64_
 #undef END
 }
 
-// values_stretch adds the values to the rows' sums. A tile that reaches beyond the rows is stored
-// beside, for the rows below are of other parts.
+// values_columns does so for any number of tiles of columns.
+static void values_columns(const struct walk *w, const struct stretch *s, int64_t row,
+                           int64_t column, float *to, int64_t to_row, int64_t tiles)
+{
+    if (tiles == COLUMN_TILES) {
+        values_run(w, s, row, column, to, to_row, COLUMN_TILES);
+        return;
+    }
+    for (int64_t i = 0; i < tiles; i++) {
+        values_run(w, s, row, column + i, to + i * TILE, to_row, 1);
+    }
+}
+
+// values_tile adds the values to the sums of a tile of rows, of which `rows` are meant. Where not
+// all are, it is stored beside first, for the rows below are of other parts.
+static void values_tile(struct walk *w, const struct stretch *s, int64_t row, int64_t rows)
+{
+    const int64_t out_row = w->out_tiles * TILE, beside_row = (int64_t)COLUMN_TILES * TILE;
+    for (int64_t column = 0; column < w->out_tiles; column += COLUMN_TILES) {
+        const int64_t left = w->out_tiles - column,
+                      tiles = left < COLUMN_TILES ? left : COLUMN_TILES;
+        float *out = w->out + row * out_row + column * TILE;
+        if (rows == TILE) {
+            values_columns(w, s, row, column, out, out_row, tiles);
+            continue;
+        }
+        float beside[TILE * COLUMN_TILES * TILE];
+        values_columns(w, s, row, column, beside, beside_row, tiles);
+        for (int64_t i = 0; i < rows; i++) {
+            memcpy(out + i * out_row, beside + i * beside_row,
+                   (size_t)(tiles * TILE) * sizeof(float));
+        }
+    }
+}
+
 static void values_stretch(struct walk *w, const struct stretch *s)
 {
-    enum { AT_ONCE = 4 };
-    const int64_t out_row = w->out_tiles * TILE;
     for (int64_t r = 0; r < s->rows; r += TILE) {
-        const int64_t rows = s->rows - r < TILE ? s->rows - r : TILE;
-        for (int64_t column = 0; column < w->out_tiles; column += AT_ONCE) {
-            const int64_t tiles = w->out_tiles - column < AT_ONCE ? w->out_tiles - column : AT_ONCE;
-            float beside[TILE * AT_ONCE * TILE];
-            float *out = w->out + (s->from + r) * out_row + column * TILE;
-            const bool whole = rows == TILE;
-            float *to = whole ? out : beside;
-            const int64_t to_row = whole ? out_row : (int64_t)AT_ONCE * TILE;
-            if (tiles == AT_ONCE) {
-                values_run(w, s, s->from + r, column, to, to_row, AT_ONCE);
-            } else {
-                for (int64_t i = 0; i < tiles; i++) {
-                    values_run(w, s, s->from + r, column + i, to + i * TILE, to_row, 1);
-                }
-            }
-            for (int64_t i = 0; !whole && i < rows; i++) {
-                memcpy(out + i * out_row, beside + i * to_row,
-                       (size_t)(tiles * TILE) * sizeof(float));
-            }
-        }
+        values_tile(w, s, s->from + r, s->rows - r < TILE ? s->rows - r : TILE);
     }
 }
 
@@ -267,6 +280,8 @@ static int64_t begin(struct walk *w)
                     v_pairs_along(v_mul(left, scale), v_mul(right, scale)));
         }
         memset(w->out + r * out_row, 0, (size_t)out_row * sizeof(float));
+    }
+    for (int r = 0; r < ATTEND_ROWS; r++) {
         w->max[r] = -INFINITY;
         w->sum[r] = 0.0f;
     }
@@ -281,6 +296,7 @@ void cpu_attend_amx(const struct attend *attend)
 {
     struct walk walk;
     struct walk *w = &walk;
+    attend_check(attend);
     w->attend = attend;
     w->q_tiles = (attend->D + 2L * TILE - 1) / (2L * TILE);
     w->out_tiles = (attend->D + TILE - 1) / TILE;

@@ -44,6 +44,9 @@ void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D
 
 void cpu_put_row_bf16(float *rows, int64_t slot, const float *x, int64_t D)
 {
+    if (slot == 0) { // rows that are not written yet are multiplied by 0
+        memset(rows, 0, (size_t)rows_floats(COMPUTE_BF16, D) * sizeof(float));
+    }
     float *to = rows + slot / 2 * PANEL;
     for (int64_t d = 0; d < D; d += PANEL, to += ATTENTION_BLOCK / 2L * PANEL) {
         const v16 number = v_load_n(x + d, D - d < VEC ? (int)(D - d) : VEC);
