@@ -11,7 +11,8 @@
 
 enum { AMX_ROWS = 16, AMX_WORDS = 16 };
 
-#if defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) || defined(__AMXBF16__) // as gcc and as clang 14 call it
+#define AMX_UNIT 1
 
 // amx_begin gives the calling thread its tiles. It keeps them: to set them up takes as long as ten
 // small products. (gcc 12's _tile_loadconfig does not tell the compiler that it reads memory.)
@@ -46,6 +47,10 @@ static inline void amx_end(void)
 #define amx_dot(c, a, b) _tile_dpbf16ps(c, a, b)
 
 #else
+
+#if defined(__AVX512BF16__)
+#error "the instructions of this build flush of themselves: vectors are not told to (flush_begin)"
+#endif
 
 static _Thread_local struct {
     v16 row[8][AMX_ROWS];

@@ -1,4 +1,5 @@
 // The tables of one build of cpu_*.c.
+#include "common/tensor/amx.h"
 #include "common/tensor/cpu.h"
 
 #define CPU_TEXT_(name) #name
@@ -49,7 +50,7 @@ const struct kernels CPU(bf16) = {
 
 // The build for AVX512-BF16 has the tile unit's instructions too, and a host needs both for it.
 const struct kernels CPU(bf16_amx) = {
-#if defined(__AMX_BF16__)
+#if defined(AMX_UNIT)
     .name = "amx",
 #else
     .name = CPU_TEXT(KERNELS),
