@@ -268,17 +268,12 @@ static int64_t begin(struct walk *w)
 {
     const struct attend *a = w->attend;
     const int64_t q_row = w->q_tiles * TILE, out_row = w->out_tiles * TILE;
-    const v16 scale = v_set(attend_scale(a->D));
     int64_t last = 0;
     for (int64_t r = 0; r < a->parts * a->rows; r++) {
-        const float *q = attend_query(a, r);
-        for (int64_t d = 0; d < a->D; d += 2L * VEC) {
-            const int count = a->D - d < 2L * VEC ? (int)(a->D - d) : 2 * VEC;
-            const v16 left = v_load_n(q + d, count < VEC ? count : VEC);
-            const v16 right = v_load_n(q + d + VEC, count > VEC ? count - VEC : 0);
-            v_store(w->q + r * q_row + d / 2,
-                    v_pairs_along(v_mul(left, scale), v_mul(right, scale)));
-        }
+        float q[HEAD_SIZE_MAX];
+        memcpy(q, attend_query(a, r), (size_t)a->D * sizeof(float));
+        cpu_scale(q, attend_scale(a->D), a->D);
+        pairs_along(w->q + r * q_row, q_row, q, a->D, 1, a->D);
         memset(w->out + r * out_row, 0, (size_t)out_row * sizeof(float));
     }
     for (int r = 0; r < ATTEND_ROWS; r++) {

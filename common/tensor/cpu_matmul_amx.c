@@ -14,7 +14,7 @@ enum {
     PASS = 32 * TILE_DEPTH,           // of K
     A_TILES = PASS / 2 * TILE,        // pairs of a row of tiles of A in the copy
     FEW_ROWS = 4 * TILE,              // of C: B is read too seldom to stay in a cache
-    AHEAD = 8 * TILE_PAIRS,           // pairs by which it is fetched then
+    AHEAD = 8,                        // steps by which it is fetched then
 };
 
 // struct span is what a sweep computes: up to two by two tiles of C.
