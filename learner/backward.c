@@ -26,7 +26,7 @@ struct backward {
     float *queries; // [LOOK_ROWS, D] scaled
     float *query_rows,
         *dout_rows; // these, and the gradients of what they gave, as rows (kernels.h)
-    float *packed;  // the inputs of one matrix as the right side of a product; bf16 only
+    float *packed;  // the inputs of one matrix as the right side of a product
     float *turned;  // blocks of a sequence and key head with values as columns and keys as rows
 };
 
@@ -63,9 +63,7 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                              (int64_t)LOOK_ROWS * s->D,
                              rows_floats(model->compute, s->D),
                              rows_floats(model->compute, s->D),
-                             model->kernels->pack_rows == NULL
-                                 ? 0
-                                 : packed_count(model->compute, widest_input(s), rows_max),
+                             inputs_count(model->kernels, rows_max, widest_input(s)),
                              blocks * kv_block_floats(model->compute, s->D)};
     float **const arrays[] = {&b->dx,        &b->dnorm,  &b->dact,  &b->dup,     &b->datt,
                               &b->dqkv,      &b->delta,  &b->row,   &b->queries, &b->query_rows,
@@ -115,11 +113,7 @@ static void linear_backward(const struct backward *b, const struct model *model,
 {
     const struct kernels *k = model->kernels;
     const struct matrix *w = linear->w;
-    struct operand right = operand_row_major(linear->x, w->K);
-    if (k->pack_rows != NULL) {
-        k->pack_rows(b->packed, linear->x, T, w->K);
-        right = operand_packed(k->compute, b->packed, T);
-    }
+    const struct operand right = operand_inputs(k, b->packed, linear->x, T, w->K);
     k->product(dx, w->K, dy, w->N, 1, w->back, T, w->K, w->N, false);
     k->product(linear->dW, w->K, dy, 1, w->N, right, w->N, w->K, T, true);
     if (linear->dbias != NULL) {
@@ -192,8 +186,7 @@ static void block_backward(const struct head_pass *pass, const struct look *look
     float p[LOOK_ROWS * ATTENTION_BLOCK], ds[LOOK_ROWS * ATTENTION_BLOCK];
     int32_t valid[LOOK_ROWS];
     for (int64_t r = 0; r < look->rows; r++) {
-        int64_t seen = look->position + r + 1 - first;
-        valid[r] = (int32_t)(seen < 0 ? 0 : seen < ATTENTION_BLOCK ? seen : ATTENTION_BLOCK);
+        valid[r] = attend_seen(look->position + r, first, ATTENTION_BLOCK);
     }
     const float *dout = pass->b->datt + look->row * HD + pass->head * D;
     k->product(p, ATTENTION_BLOCK, look->q, D, 1, kv_block_keys(k->compute, pass->blocks[b], D),

@@ -2,6 +2,7 @@
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
+#include "common/tensor/memory.h"
 
 #include <errno.h>
 #include <math.h>
@@ -11,7 +12,7 @@
 static const double log_ratio_max = 20.0;
 
 // A chunk's gradient is added to that of the whole head: few rows would be lost on that.
-enum { CHUNK_ROWS_MAX = 256, CHUNK_ROWS_MIN = 32, CHUNK_FLOATS = 1 << 24 };
+enum { CHUNK_ROWS_MIN = 32, CHUNK_FLOATS = 1 << 24 };
 
 // struct target is one row whose logits are wanted: it predicts token `index` of sequence `k`,
 // whose own row is `token_row`. Rows repeat where sequences share them.
@@ -24,6 +25,7 @@ struct loss {
     float *hidden;          // [chunk, C]
     float *dhidden;         // [chunk, C]
     float *logits;          // [chunk, V]
+    float *packed;          // `hidden` as the right side of a product
     struct target *targets; // [targets_max], grown as needed
     int64_t targets_max;
 };
@@ -42,15 +44,16 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
     }
     int64_t rows = CHUNK_FLOATS / s->V;
     rows -= rows % CHUNK_ROWS_MIN; // whole tiles
-    rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > CHUNK_ROWS_MAX ? CHUNK_ROWS_MAX : rows;
+    rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > LOSS_CHUNK_ROWS ? LOSS_CHUNK_ROWS : rows;
     loss->chunk_rows = rows;
-    loss->hidden = malloc((size_t)(rows * s->C) * sizeof(float));
-    loss->dhidden = malloc((size_t)(rows * s->C) * sizeof(float));
-    loss->logits = malloc((size_t)(rows * s->V) * sizeof(float));
+    loss->hidden = floats_alloc((size_t)(rows * s->C));
+    loss->dhidden = floats_alloc((size_t)(rows * s->C));
+    loss->logits = floats_alloc((size_t)(rows * s->V));
+    loss->packed = floats_alloc((size_t)inputs_count(model->kernels, rows, s->C));
     loss->targets = malloc((size_t)rows_max * sizeof(*loss->targets));
     loss->targets_max = rows_max;
     if (loss->hidden == NULL || loss->dhidden == NULL || loss->logits == NULL ||
-        loss->targets == NULL) {
+        loss->packed == NULL || loss->targets == NULL) {
         return error_set(err, -ENOMEM, "loss: out of memory");
     }
     *out = TAKE(loss);
@@ -60,9 +63,10 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
 void loss_destroy(struct loss *loss)
 {
     if (loss != NULL) {
-        free(loss->hidden);
-        free(loss->dhidden);
-        free(loss->logits);
+        floats_free(loss->hidden);
+        floats_free(loss->dhidden);
+        floats_free(loss->logits);
+        floats_free(loss->packed);
         free(loss->targets);
         free(loss);
     }
@@ -197,7 +201,7 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     }
     k->product(loss->dhidden, C, loss->logits, V, 1, head->back, rows, C, V, false);
     k->product(pass->grads + param->offset, C, loss->logits, 1, V,
-               operand_row_major(loss->hidden, C), V, C, rows, true);
+               operand_inputs(k, loss->packed, loss->hidden, rows, C), V, C, rows, true);
     for (int64_t r = 0; r < rows; r++) {
         k->add(pass->dfinal + targets[r].row * C, loss->dhidden + r * C, C);
     }

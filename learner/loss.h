@@ -7,6 +7,8 @@
 #include "common/model/forward.h"
 #include "learner/step.h"
 
+enum { LOSS_CHUNK_ROWS = 256 }; // rows of a chunk at most
+
 struct loss; // one thread's workspace
 
 // struct loss_sums adds up over tokens; sums of two packs add field by field (maxima by maximum).

@@ -1,133 +1,13 @@
 // The conformance table of AZR.md section 7, through the judge, on every back-end that this host
 // offers.
-#include "tests/support.h"
-
-#include "common/base/task.h"
-#include "verifier/request_json.h"
-#include "verifier/rewind.h"
-#include "verifier/service.h"
+#include "tests/judging.h"
 
 #include "common/base/clock.h"
-#include "common/base/json.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
-
-struct fixture {
-    uv_loop_t loop;
-    struct run_config config;
-    struct service service;
-    bool ready;
-    bool failed;
-    bool answered;
-    enum outcome outcome;
-    char output[256];
-    char exception[64];
-    uint64_t wall_us;
-    char program[512];
-    char detail[128];
-    bool has_facts;
-    Kelvin__SourceFacts facts;
-};
-
-static void on_ready(void *context, const struct error *failure)
-{
-    struct fixture *fixture = context;
-    fixture->ready = failure == NULL;
-    fixture->failed = failure != NULL;
-}
-
-static void on_verdict(void *context, uint64_t tag, const Kelvin__Verdict *verdict)
-{
-    struct fixture *fixture = context;
-    (void)tag;
-    fixture->answered = true;
-    uv_stop(&fixture->loop); // a verdict may come from a timer, before a long poll
-    fixture->outcome = (enum outcome)verdict->outcome;
-    fixture->wall_us = verdict->wall_us;
-    (void)snprintf(fixture->output, sizeof(fixture->output), "%s",
-                   verdict->n_outputs > 0 ? verdict->outputs[0] : "");
-    (void)snprintf(fixture->exception, sizeof(fixture->exception), "%s", verdict->exception);
-    (void)snprintf(fixture->program, sizeof(fixture->program), "%s", verdict->program);
-    (void)snprintf(fixture->detail, sizeof(fixture->detail), "%s", verdict->detail);
-    fixture->has_facts = verdict->facts != NULL;
-    if (fixture->has_facts) {
-        fixture->facts = *verdict->facts;
-    }
-}
-
-static void open_service(struct fixture *fixture, char *const *words, int count)
-{
-    struct error err = {0};
-    assert_int_equal(uv_loop_init(&fixture->loop), 0);
-    assert_int_equal(run_config_read(&fixture->config, NULL, words, count, &err), 0);
-    int code = service_open(&fixture->service, &fixture->loop, &fixture->config, true, on_ready,
-                            fixture, &err);
-    if (code < 0) {
-        fail_msg("%s", err.text);
-    }
-    while (!fixture->ready && !fixture->failed) {
-        (void)uv_run(&fixture->loop, UV_RUN_ONCE);
-    }
-    assert_true(fixture->ready);
-}
-
-static int setup(void **state, char *backend)
-{
-    static struct fixture fixture;
-    char isolation[] = "verifier.isolation=process";
-    char workers[] = "verifier.workers=2";
-    char helpers[] = "verifier.multiple_functions=true";
-    char audits[] = "verifier.audit_every=1";
-    char *words[] = {backend, isolation, workers, helpers, audits};
-    memset(&fixture, 0, sizeof(fixture));
-    open_service(&fixture, words, 5);
-    *state = &fixture;
-    return 0;
-}
-
-static int setup_zygote(void **state)
-{
-    char backend[] = "verifier.backend=zygote";
-    return setup(state, backend);
-}
-
-static int setup_rewind(void **state)
-{
-    char backend[] = "verifier.backend=rewind";
-    return setup(state, backend);
-}
-
-static int teardown(void **state)
-{
-    struct fixture *fixture = *state;
-    service_close(&fixture->service);
-    while (uv_run(&fixture->loop, UV_RUN_DEFAULT) != 0) { // a verdict may have stopped it
-    }
-    return uv_loop_close(&fixture->loop);
-}
-
-static enum outcome ask(struct fixture *fixture, const char *line)
-{
-    struct error err = {0};
-    json_t *json = NULL;
-    Kelvin__VerifyRequest request;
-    assert_int_equal(json_parse(&json, line, strlen(line), "a line", &err), 0);
-    if (request_from_json(&request, json, &err) < 0) {
-        fail_msg("%s: %s", err.text, line);
-    }
-    fixture->answered = false;
-    judge_submit(fixture->service.judge, &request, on_verdict, fixture, 0);
-    request_finish(&request);
-    json_decref(json);
-    while (!fixture->answered) {
-        (void)uv_run(&fixture->loop, UV_RUN_ONCE);
-    }
-    return fixture->outcome;
-}
 
 struct row {
     const char *line;
@@ -279,110 +159,6 @@ static void test_answers(void **state)
     check_rows(*state, rows, sizeof(rows) / sizeof(*rows));
 }
 
-static enum outcome submit(struct fixture *fixture, const Kelvin__VerifyRequest *request)
-{
-    fixture->answered = false;
-    judge_submit(fixture->service.judge, request, on_verdict, fixture, 0);
-    while (!fixture->answered) {
-        (void)uv_run(&fixture->loop, UV_RUN_ONCE);
-    }
-    return fixture->outcome;
-}
-
-// A request to validate `program` with one input; all borrowed.
-static Kelvin__VerifyRequest validation(char *program, char **input)
-{
-    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
-    request.check = KELVIN__CHECK__VALIDATE;
-    request.role = KELVIN__ROLE__PROPOSE;
-    request.program = program;
-    request.n_inputs = 1;
-    request.inputs = input;
-    return request;
-}
-
-static void describe(struct fixture *fixture, const char *program, const char *input,
-                     char **references, size_t count)
-{
-    char text[1024];
-    char arguments[64];
-    char *inputs[] = {arguments};
-    (void)snprintf(text, sizeof(text), "%s", program);
-    (void)snprintf(arguments, sizeof(arguments), "%s", input);
-    Kelvin__VerifyRequest request = validation(text, inputs);
-    request.describe = true;
-    request.n_references = count;
-    request.references = references;
-    assert_int_equal(submit(fixture, &request), OUTCOME_OK);
-    assert_true(fixture->has_facts);
-}
-
-// Complexity and Halstead's counts, against counts made by hand.
-static void test_facts(void **state)
-{
-    struct fixture *fixture = *state;
-    describe(fixture, "def f(x):\n    return x + 1", "1", NULL, 0);
-    assert_int_equal(fixture->facts.cyclomatic, 1);
-    assert_int_equal(fixture->facts.operators, 1); // +
-    assert_int_equal(fixture->facts.operands, 2);  // x 1
-    assert_int_equal(fixture->facts.distinct_operators, 1);
-    assert_int_equal(fixture->facts.distinct_operands, 2);
-    assert_int_equal(fixture->facts.references, 0);
-    describe(fixture,
-             "def f(a, b):\n    if a > 0 and b:\n        for i in range(a):\n            b += i\n"
-             "    return [c for c in [a] if c]",
-             "2, 3", NULL, 0);
-    assert_int_equal(fixture->facts.cyclomatic, 1 + 1 + 1 + 1 + 2); // if, and, for, [for if]
-    assert_int_equal(fixture->facts.operators, 3);                  // > and +=
-    assert_int_equal(fixture->facts.operands, 6);                   // a 0, (a > 0) b, b i
-    assert_int_equal(fixture->facts.distinct_operators, 3);
-    assert_int_equal(fixture->facts.distinct_operands, 5);
-}
-
-// A tree is at distance 0 from itself, also under other names, far from another one, and nearer to
-// a small change; what cannot be parsed does not count.
-static void test_distance(void **state)
-{
-    struct fixture *fixture = *state;
-    static const char program[] = "def f(x):\n    y = x * 2\n    return y + 1";
-    char same[] = "def f(n):\n    m = n * 7\n    return m + 3";
-    char near[] = "def f(x):\n    y = x * 2\n    return y - 1";
-    char far[] = "import math\ndef f(s):\n    while s:\n        s = s[1:]\n    return {'a': [s]}";
-    char broken[] = "def f(:";
-    char *references[] = {same};
-    describe(fixture, program, "1", references, 1);
-    assert_int_equal(fixture->facts.distance_ppm, 0);
-    references[0] = near;
-    describe(fixture, program, "1", references, 1);
-    uint32_t small = fixture->facts.distance_ppm;
-    references[0] = far;
-    describe(fixture, program, "1", references, 1);
-    uint32_t large = fixture->facts.distance_ppm;
-    assert_true(0 < small && small < large && large <= 1000000);
-    char *two[] = {same, broken};
-    describe(fixture, program, "1", two, 2);
-    assert_int_equal(fixture->facts.references, 1);
-    assert_int_equal(fixture->facts.distance_ppm, 0);
-}
-
-// Facts come only of valid programs, and only when they are wanted.
-static void test_facts_are_asked_for(void **state)
-{
-    struct fixture *fixture = *state;
-    char program[] = "def f(x):\n    return 1 // x";
-    char zero[] = "0";
-    char one[] = "1";
-    char *inputs[] = {zero};
-    Kelvin__VerifyRequest request = validation(program, inputs);
-    request.describe = true;
-    assert_int_equal(submit(fixture, &request), OUTCOME_RAISED);
-    assert_false(fixture->has_facts);
-    inputs[0] = one;
-    request.describe = false;
-    assert_int_equal(submit(fixture, &request), OUTCOME_OK);
-    assert_false(fixture->has_facts);
-}
-
 // A proposal whose input has the value of one that was shown is COPIED, however that is spelled; a
 // nearly equal one, or one of another type, is not.
 static void test_copied_input(void **state)
@@ -408,99 +184,6 @@ static void test_copied_input(void **state)
         request.n_shown_inputs = 0; // the verdict is not kept for another question
         assert_int_equal(submit(fixture, &request), OUTCOME_OK);
     }
-}
-
-// Seeds lose comments, docstrings and module-level statements, and keep the rest; one that has none
-// of them keeps its text letter for letter.
-static void test_strip(void **state)
-{
-    struct fixture *fixture = *state;
-    char program[] = "import math\n# a comment\nLIMIT = 3\nprint('x')\n"
-                     "def f(x):\n    \"what it does\"\n    # more\n    return math.floor(x)\n"
-                     "f(2)\n";
-    char input[] = "2.5";
-    char *inputs[] = {input};
-    Kelvin__VerifyRequest request = validation(program, inputs);
-    request.strip = true;
-    assert_int_equal(submit(fixture, &request), OUTCOME_OK);
-    assert_string_equal(fixture->program, "import math\n\ndef f(x):\n    return math.floor(x)");
-    assert_string_equal(fixture->output, "2");
-    char depends[] = "LIMIT = 3\ndef f(x):\n    return x + LIMIT";
-    request.program = depends;
-    assert_int_equal(submit(fixture, &request), OUTCOME_RAISED); // without its global
-    char named[] = "def my_input(x):  # no f\n    return my_input(x - 1) if x > 0 else 0";
-    request.program = named;
-    assert_int_equal(submit(fixture, &request), OUTCOME_OK);
-    assert_null(strstr(fixture->program, "my_input"));
-    assert_null(strstr(fixture->program, "#"));
-    char tight[] = "def f(x):\n x=x+1\n return x";
-    request.program = tight;
-    assert_int_equal(submit(fixture, &request), OUTCOME_OK);
-    assert_string_equal(fixture->program, tight);
-}
-
-static enum outcome rename_to(struct fixture *fixture, const char *program, const char *name)
-{
-    char text[256];
-    char word[16];
-    (void)snprintf(text, sizeof(text), "%s", program);
-    (void)snprintf(word, sizeof(word), "%s", name);
-    Kelvin__VerifyRequest request = KELVIN__VERIFY_REQUEST__INIT;
-    request.check = KELVIN__CHECK__RENAME;
-    request.program = text;
-    request.answer = word;
-    return submit(fixture, &request);
-}
-
-// f is renamed by syntax tree: recursion follows, strings and other names stay; what binds f twice
-// is left alone.
-static void test_rename(void **state)
-{
-    struct fixture *fixture = *state;
-    assert_int_equal(rename_to(fixture,
-                               "def f(n):\n    if n < 2: return 'f'\n    self_f = f(n - 1)\n"
-                               "    return self_f",
-                               "g_0"),
-                     OUTCOME_OK);
-    assert_string_equal(fixture->program,
-                        "def g_0(n):\n    if n < 2: return 'f'\n    self_f = g_0(n - 1)\n"
-                        "    return self_f");
-    assert_int_equal(rename_to(fixture, "def f(f):\n    return f", "g_0"), OUTCOME_MALFORMED);
-    assert_int_equal(rename_to(fixture, "def f(g_0):\n    return g_0", "g_0"), OUTCOME_MALFORMED);
-    assert_int_equal(rename_to(fixture, "def f(:", "g_0"), OUTCOME_MALFORMED);
-}
-
-// A composite program calls every function that it is given and binds none of them anew; it is
-// stored with them in front.
-static void test_composites(void **state)
-{
-    struct fixture *fixture = *state;
-    char helper[] = "def g_0(x):\n    return x + 1";
-    char other[] = "def g_1(x):\n    return -x";
-    char *helpers[] = {helper, other};
-    char input[] = "3";
-    char *inputs[] = {input};
-    char good[] = "def f(x):\n    return g_1(g_0(x)) * 2";
-    char half[] = "def f(x):\n    return g_0(x) * 2";
-    char anew[] = "def g_1(x):\n    return x\ndef f(x):\n    return g_1(g_0(x))";
-    char over[] = "def f(x):\n    g_0 = abs\n    return g_1(g_0(x))";
-    Kelvin__VerifyRequest request = validation(good, inputs);
-    request.n_helpers = 2;
-    request.helpers = helpers;
-    assert_int_equal(submit(fixture, &request), OUTCOME_OK);
-    assert_string_equal(fixture->output, "-8");
-    assert_string_equal(fixture->program,
-                        "def g_0(x):\n    return x + 1\n\ndef g_1(x):\n    return -x\n\n"
-                        "def f(x):\n    return g_1(g_0(x)) * 2");
-    request.program = half;
-    assert_int_equal(submit(fixture, &request), OUTCOME_MALFORMED);
-    assert_string_equal(fixture->detail, "f does not call g_1");
-    request.program = anew;
-    assert_int_equal(submit(fixture, &request), OUTCOME_MALFORMED);
-    assert_string_equal(fixture->detail, "binds g_1, which is given");
-    request.program = over;
-    assert_int_equal(submit(fixture, &request), OUTCOME_MALFORMED);
-    assert_string_equal(fixture->detail, "binds g_0, which is given");
 }
 
 // --- a host that has no time ---
@@ -585,24 +268,9 @@ static void test_a_busy_host_is_no_timeout(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_proposals),
-        cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_rough_ends),
-        cmocka_unit_test(test_facts),
-        cmocka_unit_test(test_distance),
-        cmocka_unit_test(test_facts_are_asked_for),
-        cmocka_unit_test(test_copied_input),
-        cmocka_unit_test(test_strip),
-        cmocka_unit_test(test_rename),
-        cmocka_unit_test(test_composites),
-        cmocka_unit_test(test_a_busy_host_is_no_timeout),
+        cmocka_unit_test(test_proposals),    cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_limits),       cmocka_unit_test(test_rough_ends),
+        cmocka_unit_test(test_copied_input), cmocka_unit_test(test_a_busy_host_is_no_timeout),
     };
-    struct error why = {0};
-    int failed = cmocka_run_group_tests_name("zygote", tests, setup_zygote, teardown);
-    if (rewind_probe(&why) < 0) {
-        print_message("rewind is not tested: %s\n", why.text);
-        return failed;
-    }
-    return failed + cmocka_run_group_tests_name("rewind", tests, setup_rewind, teardown);
+    return run_on_backends(tests, sizeof(tests) / sizeof(*tests));
 }

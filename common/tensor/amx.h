@@ -9,7 +9,10 @@
 
 #include "common/tensor/vec.h"
 
-enum { AMX_ROWS = 16, AMX_WORDS = 16 };
+enum {
+    TILE = 16,                // rows of a tile, and words of a row: floats, or pairs of bf16
+    TILE_WORDS = TILE * TILE, // of a whole one
+};
 
 #if defined(__AMX_BF16__) || defined(__AMXBF16__) // as gcc and as clang 14 call it
 #define AMX_UNIT 1
@@ -22,10 +25,9 @@ static inline void amx_begin(void)
         uint8_t palette, start_row, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
-    } shape = {
-        .palette = 1,
-        .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-        .rows = {AMX_ROWS, AMX_ROWS, AMX_ROWS, AMX_ROWS, AMX_ROWS, AMX_ROWS, AMX_ROWS, AMX_ROWS}};
+    } shape = {.palette = 1,
+               .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+               .rows = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE}};
     _Static_assert(sizeof(shape) == 64, "as LDTILECFG reads it");
     enum { IN_USE = 1, TILE_CONFIG = 1 << 17 };
     if ((_xgetbv(IN_USE) & TILE_CONFIG) == 0) { // another library may have taken them back
@@ -53,7 +55,7 @@ static inline void amx_end(void)
 #endif
 
 static _Thread_local struct {
-    v16 row[8][AMX_ROWS];
+    v16 row[8][TILE];
     unsigned before; // of flush_begin
 } amx;
 
@@ -74,14 +76,14 @@ static inline void amx_zero(int tile)
 
 static inline void amx_load(int tile, const float *from, int64_t stride)
 {
-    for (int r = 0; r < AMX_ROWS; r++) {
+    for (int r = 0; r < TILE; r++) {
         amx.row[tile][r] = v_load(from + r * stride / (int64_t)sizeof(float));
     }
 }
 
 static inline void amx_store(int tile, float *to, int64_t stride)
 {
-    for (int r = 0; r < AMX_ROWS; r++) {
+    for (int r = 0; r < TILE; r++) {
         v_store(to + r * stride / (int64_t)sizeof(float), amx.row[tile][r]);
     }
 }
@@ -89,11 +91,11 @@ static inline void amx_store(int tile, float *to, int64_t stride)
 static inline void amx_dot(int c, int a, int b)
 {
     const v16 one = v_set(1.0f);
-    for (int r = 0; r < AMX_ROWS; r++) {
-        float words[AMX_WORDS];
+    for (int r = 0; r < TILE; r++) {
+        float words[TILE];
         v16 even = v_set(0.0f), odd = v_set(0.0f);
         v_store(words, amx.row[a][r]);
-        for (int k = 0; k < AMX_WORDS; k++) {
+        for (int k = 0; k < TILE; k++) {
             const v16 x = v_spread(&words[k]), y = amx.row[b][k];
             even = v_fma_flushed(v_even(x), v_even(y), even);
             odd = v_fma_flushed(v_odd(x), v_odd(y), odd);

@@ -28,6 +28,13 @@ static inline int64_t attend_rows_apart(enum compute compute)
     return compute == COMPUTE_BF16_AMX ? 16 : 1;
 }
 
+// attend_seen is how many of `count` keys from position `from` on a query at `position` sees.
+static inline int32_t attend_seen(int64_t position, int64_t from, int64_t count)
+{
+    const int64_t seen = position + 1 - from;
+    return (int32_t)(seen < 0 ? 0 : seen < count ? seen : count);
+}
+
 static inline int64_t kv_block_floats(enum compute compute, int64_t D)
 {
     return columns_floats(compute, D) + rows_floats(compute, D);

@@ -118,7 +118,8 @@ static void walk_own(const struct attend *a, struct walk *w, int64_t index)
     const int64_t last = attend_last(a, part) / ATTENTION_BLOCK;
     for (int64_t b = a->shared; b <= last; b++) {
         for (int64_t r = 0; r < a->rows; r++) {
-            w->valid[from + r] = attend_seen(a, part, r, b * ATTENTION_BLOCK, ATTENTION_BLOCK);
+            w->valid[from + r] =
+                attend_seen(attend_position(a, part, r), b * ATTENTION_BLOCK, ATTENTION_BLOCK);
         }
         walk_block(a, w, from, a->rows, part->blocks[b], part->blocks[b < last ? b + 1 : b]);
     }

@@ -26,18 +26,17 @@ static inline const float *attend_query(const struct attend *a, int64_t r)
     return a->part[r / a->rows].q + r % a->rows * a->q_stride;
 }
 
+// The position of row `r` of a part.
+static inline int64_t attend_position(const struct attend *a, const struct attend_part *part,
+                                      int64_t r)
+{
+    return part->position + r * a->position_step;
+}
+
 // attend_last is the last position that a part's rows see.
 static inline int64_t attend_last(const struct attend *a, const struct attend_part *part)
 {
-    return part->position + (a->rows - 1) * a->position_step;
-}
-
-// attend_seen is how many of `count` keys from position `from` on row `r` of a part sees.
-static inline int32_t attend_seen(const struct attend *a, const struct attend_part *part, int64_t r,
-                                  int64_t from, int64_t count)
-{
-    const int64_t seen = part->position + r * a->position_step + 1 - from;
-    return (int32_t)(seen < 0 ? 0 : seen < count ? seen : count);
+    return attend_position(a, part, a->rows - 1);
 }
 
 static inline void attend_result(const struct attend *a, int64_t r, const float *out, float max,

@@ -7,8 +7,6 @@
 #include "common/tensor/cpu_pairs.h"
 
 enum {
-    TILE = 16,                              // rows, and columns or pairs
-    TILE_PAIRS = TILE * TILE,               // of a tile of keys or values
     COLUMN_TILES = 4,                       // of values at once
     CHUNK_BLOCKS = 8,                       // the sums' order hangs on it
     CHUNK = CHUNK_BLOCKS * ATTENTION_BLOCK, // keys
@@ -41,14 +39,14 @@ struct stretch {
 VEC_INLINE void score_pair(const struct walk *w, const float *q, float *score, const float *left,
                            const float *right, const bool two)
 {
-    const int64_t q_row = w->q_tiles * TILE, half = w->q_tiles * TILE_PAIRS;
+    const int64_t q_row = w->q_tiles * TILE, half = w->q_tiles * TILE_WORDS;
     amx_zero(0);
     amx_zero(1);
     if (two) {
         amx_zero(2);
         amx_zero(3);
     }
-    for (int64_t at = 0; at < half; at += TILE_PAIRS, q += TILE) {
+    for (int64_t at = 0; at < half; at += TILE_WORDS, q += TILE) {
         amx_load(4, q, q_row * (int64_t)sizeof(float));
         amx_load(6, left + at, TILE * sizeof(float));
         amx_dot(0, 4, 6);
@@ -143,7 +141,7 @@ VEC_INLINE void values_run(const struct walk *w, const struct stretch *s, int64_
 {
     const int64_t out_row = w->out_tiles * TILE;
     const float *out = w->out + row * out_row + column * TILE;
-    const int64_t first = columns_floats(COMPUTE_BF16_AMX, w->attend->D) + column * TILE_PAIRS;
+    const int64_t first = columns_floats(COMPUTE_BF16_AMX, w->attend->D) + column * TILE_WORDS;
 #define COLUMN(i, does)                                                                            \
     if (tiles > (i)) {                                                                             \
         does;                                                                                      \
@@ -152,7 +150,7 @@ VEC_INLINE void values_run(const struct walk *w, const struct stretch *s, int64_
     COLUMN(0, does(0, 6)) COLUMN(1, does(1, 7)) COLUMN(2, does(2, 6)) COLUMN(3, does(3, 7))
 #define BEGIN(i, b) amx_load(i, out + (int64_t)(i)*TILE, out_row * (int64_t)sizeof(float))
 #define ADD(i, b)                                                                                  \
-    amx_load(b, values + (int64_t)(i)*TILE_PAIRS, TILE * sizeof(float));                           \
+    amx_load(b, values + (int64_t)(i)*TILE_WORDS, TILE * sizeof(float));                           \
     amx_dot(i, 4, b)
 #define END(i, b) amx_store(i, to + (int64_t)(i)*TILE, to_row * (int64_t)sizeof(float))
     EACH_COLUMN(BEGIN)
@@ -250,13 +248,14 @@ static void each_stretch(struct walk *w, int64_t block,
 static void chunk_run(struct walk *w, int64_t block)
 {
     const struct attend *a = w->attend;
+    const int64_t first = block * ATTENTION_BLOCK;
     each_stretch(w, block, score_stretch);
     for (int64_t i = 0; i < a->parts; i++) {
         const struct attend_part *part = &a->part[i];
         const int64_t keys = blocks_in(a, i, block) * ATTENTION_BLOCK;
         for (int64_t r = 0; r < a->rows; r++) {
-            softmax_row(w, i * a->rows + r, attend_seen(a, part, r, block * ATTENTION_BLOCK, CHUNK),
-                        keys);
+            const int32_t seen = attend_seen(attend_position(a, part, r), first, CHUNK);
+            softmax_row(w, i * a->rows + r, seen, keys);
         }
     }
     each_stretch(w, block, values_stretch);

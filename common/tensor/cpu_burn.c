@@ -49,11 +49,11 @@ double cpu_burn_bf16(float *sink, int64_t rounds)
 double cpu_burn_amx(float *sink, int64_t rounds)
 {
     enum { DOTS = 4 };
-    float numbers[AMX_ROWS * AMX_WORDS], sums[AMX_ROWS * AMX_WORDS];
-    for (int i = 0; i < AMX_ROWS * AMX_WORDS; i += VEC) { // on zeros the unit is faster
+    float numbers[TILE_WORDS], sums[TILE_WORDS];
+    for (int i = 0; i < TILE_WORDS; i += VEC) { // on zeros the unit is faster
         v_store(numbers + i, v_pairs(v_set(0.625f + *sink), v_set(0.01f * (float)(i - 100))));
     }
-    const int64_t stride = AMX_WORDS * sizeof(float);
+    const int64_t stride = TILE * sizeof(float);
     amx_begin();
     amx_zero(0);
     amx_zero(1);
@@ -70,5 +70,5 @@ double cpu_burn_amx(float *sink, int64_t rounds)
     amx_store(0, sums, stride);
     amx_end();
     *sink = 1.0f / (1.0f + sums[0] * sums[0]);
-    return 4.0 * AMX_ROWS * AMX_WORDS * AMX_WORDS * DOTS * (double)rounds;
+    return 4.0 * TILE_WORDS * TILE * DOTS * (double)rounds;
 }

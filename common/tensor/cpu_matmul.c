@@ -9,7 +9,9 @@ enum {
     COPY_COLUMNS = 4 * PANEL, // likewise, more columns than these and A
 };
 
-// copy_a packs a block whose columns are contiguous: tile after tile, in each k after k.
+// copy_a packs a block whose columns are contiguous: tile after tile, in each k after k. Whole
+// vectors are stored, since masked stores are slow on some hosts: what is too much goes where the
+// next k is written, or into the gap.
 static void copy_a(float *copy, const float *a, int64_t a_col, const struct split *split,
                    int64_t depth)
 {
@@ -19,7 +21,7 @@ static void copy_a(float *copy, const float *a, int64_t a_col, const struct spli
         for (int64_t i = 0; i < split->tiles; i++) {
             const int64_t count = rows_of_tile(split, i);
             __builtin_prefetch(from + COPY_AHEAD * a_col);
-            v_store_n(tile + k * count, v_load_n(from, (int)count), (int)count);
+            v_store(tile + k * count, v_load_n(from, (int)count));
             tile += tile_floats(count, depth);
             from += count;
         }

@@ -6,9 +6,7 @@
 #include "common/tensor/cpu_pairs.h"
 
 enum {
-    TILE = 16,                        // rows of a tile, columns of C's and B's, pairs of K
     TILE_DEPTH = 2 * TILE,            // of K
-    TILE_PAIRS = TILE * TILE,         // of one tile of A or B
     ROW_BYTES = TILE * sizeof(float), // of these
     ROW_BLOCK = 16 * TILE,            // rows of A in one block
     PASS = 32 * TILE_DEPTH,           // of K
@@ -116,7 +114,7 @@ VEC_INLINE void fetch(const struct span *s, int64_t step)
 {
     const int64_t later = step + (s->steps < AHEAD ? s->steps : AHEAD);
     const float *const *panel = later < s->steps ? s->b : s->next;
-    const int64_t at = (later < s->steps ? later : later - s->steps) * TILE_PAIRS;
+    const int64_t at = (later < s->steps ? later : later - s->steps) * TILE_WORDS;
 #pragma GCC unroll 16
     for (int64_t r = 0; r < TILE; r++) {
         __builtin_prefetch(panel[0] + at + r * PANEL);
@@ -140,7 +138,7 @@ VEC_INLINE void sweep(const struct span *s, const bool down, const bool across, 
     if (down && across) {
         BEGIN(3, 1, 1);
     }
-    for (int64_t step = 0, at = 0; step < s->steps; step++, at += TILE_PAIRS) {
+    for (int64_t step = 0, at = 0; step < s->steps; step++, at += TILE_WORDS) {
         if (ahead) {
             fetch(s, step);
         }
@@ -235,7 +233,7 @@ static void copy_along(float *copy, const float *a, int64_t a_row, int64_t rows,
 {
     for (int64_t r = 0; r < rows; r++, a += a_row) {
         float *row = copy + r / TILE * A_TILES + r % TILE * TILE;
-        for (int64_t k = 0; k < depth; k += TILE_DEPTH, row += TILE_PAIRS) {
+        for (int64_t k = 0; k < depth; k += TILE_DEPTH, row += TILE_WORDS) {
             v_store(row, pairs_at(a + k, depth - k));
         }
     }
@@ -261,7 +259,7 @@ static void copy_tile_down(float *tile, const float *a, int64_t a_col, int count
 // copy_down rounds rows whose columns are contiguous.
 static void copy_down(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
 {
-    for (int64_t k = 0; k < depth; k += TILE_DEPTH, copy += TILE_PAIRS) {
+    for (int64_t k = 0; k < depth; k += TILE_DEPTH, copy += TILE_WORDS) {
         for (int64_t m = 0; m < rows; m += TILE) {
             copy_tile_down(copy + m / TILE * A_TILES, a + k * a_col + m, a_col,
                            (int)least(rows - m, TILE), depth - k);

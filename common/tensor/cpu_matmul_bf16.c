@@ -9,7 +9,8 @@ enum {
     COPY_STRIDE = DEPTH + TILE_GAP, // from row to row of a copy of A that is not in tiles
 };
 
-// copy_down rounds a block whose columns are contiguous: tile after tile, in each pair after pair.
+// copy_down rounds a block whose columns are contiguous: tile after tile, in each pair after pair;
+// whole vectors are stored, as copy_a does (cpu_matmul.c).
 static void copy_down(float *copy, const float *a, int64_t a_col, const struct split *split,
                       int64_t depth)
 {
@@ -21,8 +22,7 @@ static void copy_down(float *copy, const float *a, int64_t a_col, const struct s
             const int64_t count = rows_of_tile(split, i);
             __builtin_prefetch(from + COPY_AHEAD * a_col);
             __builtin_prefetch(from + (COPY_AHEAD + 1) * a_col);
-            v_store_n(tile + k * count, pair_rows(from, a_col, 2 * k + 1 < depth, (int)count),
-                      (int)count);
+            v_store(tile + k * count, pair_rows(from, a_col, 2 * k + 1 < depth, (int)count));
             tile += tile_floats(count, pairs);
             from += count;
         }

@@ -23,7 +23,7 @@ enum {
     ROW_BLOCK = 40 * ROWS, // rows of A in one block
     DEPTH = 256,           // of K in one pass
     COPY_AHEAD = 4,        // rows that are asked for ahead of a copy
-    TILE_GAP = 32,         // elements
+    TILE_GAP = 32,         // elements; a vector written at the end of a tile fits in
 };
 
 struct tile {

@@ -183,6 +183,23 @@ static inline struct operand operand_packed(enum compute compute, const float *p
                                   : operand_pairs(packed, depth);
 }
 
+// operand_inputs is B [K, N], row-major, as a product that reads it often reads it best: packed
+// into `packed` [inputs_count], or as it lies.
+static inline struct operand operand_inputs(const struct kernels *kernels, float *packed,
+                                            const float *B, int64_t K, int64_t N)
+{
+    if (kernels->pack_rows == NULL) {
+        return operand_row_major(B, N);
+    }
+    kernels->pack_rows(packed, B, K, N);
+    return operand_packed(kernels->compute, packed, K);
+}
+
+static inline int64_t inputs_count(const struct kernels *kernels, int64_t K, int64_t N)
+{
+    return kernels->pack_rows == NULL ? 0 : packed_count(kernels->compute, N, K);
+}
+
 // Operands of ATTENTION_BLOCK columns or rows, and how many floats they take.
 static inline int64_t columns_floats(enum compute compute, int64_t D)
 {

@@ -5,6 +5,7 @@
 #include "common/text/tokenizer.h"
 #include "deploy/cli/plan.h"
 #include "learner/dispatch.h"
+#include "learner/loss.h"
 #include "learner/rank.h"
 #include "learner/settle.h"
 
@@ -58,7 +59,8 @@ static double blob_bytes(const struct plan *plan)
     return (double)plan->parameters * (bf16 ? 2.0 : 4.0);
 }
 
-// A trainer makes room for micro-batches with its first step: it trains a full one a thread here.
+// A trainer makes room for micro-batches with its first step: it trains a full one a thread here,
+// with logits enough for a whole chunk.
 static int step_once(struct trainer *trainer, const struct plan *plan, struct error *err)
 {
     int64_t rows = plan->config.learner.micro_tokens;
@@ -71,7 +73,9 @@ static int step_once(struct trainer *trainer, const struct plan *plan, struct er
     if (ids == NULL || weight == NULL || sequences == NULL) {
         return error_set(err, -ENOMEM, "plan: no memory for a micro-batch");
     }
-    weight[count - 1] = 1.0F;
+    for (int32_t i = count > LOSS_CHUNK_ROWS ? count - LOSS_CHUNK_ROWS : 1; i < count; i++) {
+        weight[i] = 1.0F;
+    }
     for (ptrdiff_t k = 0; k < all; k++) {
         sequences[k] = (struct sequence){.count = count, .ids = ids + k * count, .weight = weight};
         sequences[k].advantage = 1.0F;

@@ -1,21 +1,7 @@
-// Blocks of keys and values, and the way back through the softmax over them.
+// Blocks of keys and values, written one position after another.
 #include "common/tensor/cpu.h"
 #include "common/tensor/cpu_pairs.h"
 #include "common/tensor/vec.h"
-
-void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
-                          const int32_t *valid, int64_t rows)
-{
-    for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, dp += ATTENTION_BLOCK) {
-        for (int64_t at = 0; at < ATTENTION_BLOCK; at += VEC) {
-            const int count = (int)(valid[r] - at);
-            v16 p = v_keep(v_exp(v_sub(v_load(score + at), v_set(lse[r]))), count);
-            v16 ds = v_mul(p, v_sub(v_load(dp + at), v_set(delta[r])));
-            v_store(score + at, p);
-            v_store(dp + at, v_keep(ds, count));
-        }
-    }
-}
 
 void cpu_put_column(float *columns, int64_t slot, const float *x, int64_t D)
 {

@@ -1,0 +1,154 @@
+// Every instruction set's attention agrees with the formula in double precision, sees nothing of a
+// block but the positions that were put there, and has the bits of the portable one.
+#include "tests/support.h"
+
+#include "common/base/rng.h"
+#include "common/tensor/attend.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CASES = 40, KEYS_MAX = 300, ROWS_MAX = 24, D_MAX = 96 };
+enum { BLOCKS_MAX = (KEYS_MAX + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK };
+
+// struct look is one case: `rows` queries of the last positions of a sequence of `count`.
+struct look {
+    int64_t D, count, rows;
+    float key[KEYS_MAX][D_MAX], value[KEYS_MAX][D_MAX], query[ROWS_MAX][D_MAX];
+};
+
+struct result {
+    float out[ROWS_MAX][D_MAX], lse[ROWS_MAX];
+};
+
+static void random_rows(struct rng *rng, float rows[][D_MAX], int64_t count, int64_t D)
+{
+    for (int64_t r = 0; r < count; r++) {
+        for (int64_t d = 0; d < D; d++) {
+            rows[r][d] = (float)rng_normal(rng);
+        }
+    }
+}
+
+static void look_init(struct look *look, struct rng *rng)
+{
+    memset(look, 0, sizeof(*look));
+    look->D = 1 + (int64_t)rng_below(rng, D_MAX);
+    look->count = 1 + (int64_t)rng_below(rng, KEYS_MAX);
+    look->rows = 1 + (int64_t)rng_below(rng, ROWS_MAX);
+    look->rows = look->rows < look->count ? look->rows : look->count;
+    random_rows(rng, look->key, look->count, look->D);
+    random_rows(rng, look->value, look->count, look->D);
+    random_rows(rng, look->query, look->rows, look->D);
+}
+
+// Runs a case on blocks that hold NaN wherever nothing was put.
+static void run(const struct kernels *kernels, const struct look *look, struct result *result)
+{
+    const int64_t floats = kv_block_floats(kernels->compute, look->D);
+    float *memory = test_malloc((size_t)(BLOCKS_MAX * floats) * sizeof(*memory));
+    const float *blocks[BLOCKS_MAX];
+    for (int64_t i = 0; i < BLOCKS_MAX * floats; i++) {
+        memory[i] = NAN;
+    }
+    for (int64_t b = 0; b < BLOCKS_MAX; b++) {
+        blocks[b] = memory + b * floats;
+    }
+    for (int64_t t = 0; t < look->count; t++) {
+        kv_block_put(kernels, memory + t / ATTENTION_BLOCK * floats, t, look->key[t],
+                     look->value[t], look->D);
+    }
+    memset(result, 0, sizeof(*result));
+    const struct attend_part part = {.blocks = blocks,
+                                     .q = look->query[0],
+                                     .out = result->out[0],
+                                     .position = look->count - look->rows};
+    kernels->attend(&(struct attend){.D = look->D,
+                                     .part = &part,
+                                     .parts = 1,
+                                     .rows = look->rows,
+                                     .position_step = 1,
+                                     .q_stride = D_MAX,
+                                     .out_stride = D_MAX,
+                                     .lse = result->lse});
+    test_free(memory);
+}
+
+static double score(const struct look *look, int64_t row, int64_t t)
+{
+    double sum = 0.0;
+    for (int64_t d = 0; d < look->D; d++) {
+        sum += (double)look->query[row][d] * (double)look->key[t][d];
+    }
+    return sum / sqrt((double)look->D);
+}
+
+// Holds a row against softmax(q·K/√D)·V.
+static void check_row(const struct look *look, const struct result *result, int64_t row, double off)
+{
+    const int64_t seen = look->count - look->rows + row + 1;
+    double total = 0.0, out[D_MAX] = {0.0};
+    for (int64_t t = 0; t < seen; t++) {
+        const double weight = exp(score(look, row, t));
+        total += weight;
+        for (int64_t d = 0; d < look->D; d++) {
+            out[d] += weight * (double)look->value[t][d];
+        }
+    }
+    assert_true(fabs((double)result->lse[row] - log(total)) <= off);
+    for (int64_t d = 0; d < look->D; d++) {
+        assert_true(fabs((double)result->out[row][d] - out[d] / total) <= off);
+    }
+}
+
+// bf16 keeps 8 bits: of scores below 10 or so, and of values below 5.
+static void check(enum compute compute, double off)
+{
+    static const char *const names[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
+    static struct look look;
+    static struct result portable, result;
+    struct rng rng = {.key = 20261128};
+    for (int i = 0; i < CASES; i++) {
+        look_init(&look, &rng);
+        run(kernels_find("portable", compute), &look, &portable);
+        for (int64_t row = 0; row < look.rows; row++) {
+            check_row(&look, &portable, row, off);
+        }
+        for (size_t k = 1; k < sizeof(names) / sizeof(*names); k++) {
+            const struct kernels *kernels = kernels_find(names[k], compute);
+            if (kernels != NULL) { // on this host
+                run(kernels, &look, &result);
+                assert_memory_equal(&result, &portable, sizeof(result));
+            }
+        }
+    }
+}
+
+static void test_attention_in_f32(void **state)
+{
+    (void)state;
+    check(COMPUTE_F32, 2e-5);
+}
+
+static void test_attention_in_bf16(void **state)
+{
+    (void)state;
+    check(COMPUTE_BF16, 0.05);
+}
+
+static void test_attention_on_tiles(void **state)
+{
+    (void)state;
+    check(COMPUTE_BF16_AMX, 0.05);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention_in_f32),
+        cmocka_unit_test(test_attention_in_bf16),
+        cmocka_unit_test(test_attention_on_tiles),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
