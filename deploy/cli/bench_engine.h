@@ -17,7 +17,7 @@ struct bench_options {
     int64_t threads;        // 0: every core
     int64_t rows;           // of one engine call, or of a micro-batch
     int64_t repeats;        // runs; the fastest counts
-    int64_t deterministic;  // 1: sums have one order whatever the threads; -1: no such choice
+    int64_t deterministic;  // of training; 1: sums have one order whatever the threads
     int64_t positions;      // what the model must hold
 };
 
@@ -50,9 +50,16 @@ struct bench_result {
 int bench_print(const struct bench_options *options, const struct model *model,
                 const struct bench_result *result, json_t *extra, struct error *err);
 
-// bench_engine_run is a whole benchmark of the engine: help, options over `defaults`, `measure`.
-int bench_engine_run(int argc, char **argv, const char *what, const struct bench_options *defaults,
-                     int (*measure)(const struct bench_options *options, struct error *err));
+// struct engine_bench is a benchmark of the engine.
+struct engine_bench {
+    const char *what; // it does, for its help
+    bool trains;      // so it has the options of training
+    struct bench_options defaults;
+    int (*measure)(const struct bench_options *options, struct error *err);
+};
+
+// bench_engine_run is all of it: help, options over the defaults, the measuring.
+int bench_engine_run(int argc, char **argv, const struct engine_bench *bench);
 
 // bench_cpu_seconds is the processor time that this process has used.
 double bench_cpu_seconds(void);

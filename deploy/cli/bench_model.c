@@ -40,13 +40,16 @@ struct bench_word {
     const char *name;
     size_t offset;
     int64_t min, max;
+    bool training; // an option of benchmarks that train
     const char *help;
 };
 
-#define WORD(name_, field_, min_, max_, help_)                                                     \
+#define WORD_OF(training_, name_, field_, min_, max_, help_)                                       \
     {                                                                                              \
-        name_, offsetof(struct bench_options, field_), min_, max_, help_                           \
+        name_, offsetof(struct bench_options, field_), min_, max_, training_, help_                \
     }
+#define WORD(...)          WORD_OF(false, __VA_ARGS__)
+#define TRAINING_WORD(...) WORD_OF(true, __VA_ARGS__)
 
 static const struct bench_word words[] = {
     WORD("--batch", batch, 1, 4096, "sequences"),
@@ -56,8 +59,8 @@ static const struct bench_word words[] = {
     WORD("--threads", threads, 0, PARALLEL_THREADS_MAX, "threads; 0: every core"),
     WORD("--rows", rows, 1, 65536, "rows computed at once, at most, by a thread"),
     WORD("--repeats", repeats, 1, 1000, "runs; the fastest one counts"),
-    WORD("--deterministic", deterministic, 0, 1,
-         "1: as learner.deterministic; 0: gradients are summed in any order"),
+    TRAINING_WORD("--deterministic", deterministic, 0, 1,
+                  "1: as learner.deterministic; 0: gradients are summed in any order"),
 };
 
 enum { WORDS = sizeof(words) / sizeof(*words), SHAPES = sizeof(shapes) / sizeof(*shapes) };
@@ -67,36 +70,34 @@ static int64_t *field_of(struct bench_options *options, const struct bench_word 
     return (int64_t *)(void *)((char *)options + word->offset);
 }
 
-// A benchmark has the options whose defaults are possible.
-static bool has_word(const struct bench_options *options, const struct bench_word *word)
+static bool has_word(const struct engine_bench *bench, const struct bench_word *word)
 {
-    struct bench_options of = *options;
-    return *field_of(&of, word) >= word->min;
+    return bench->trains || !word->training;
 }
 
-static void print_help(const char *name, const char *what, const struct bench_options *options)
+static void print_help(const char *name, const struct engine_bench *bench)
 {
-    (void)printf("usage: kelvin %s --model DIR | --shape NAME [...]\n\n%s\n\n", name, what);
+    (void)printf("usage: kelvin %s --model DIR | --shape NAME [...]\n\n%s\n\n", name, bench->what);
     (void)printf("  --model DIR    a model folder\n  --shape NAME   random weights; NAME is");
     for (int i = 0; i < SHAPES; i++) {
         (void)printf("%s %s", i == 0 ? "" : i + 1 < SHAPES ? "," : " or", shapes[i].name);
     }
     (void)puts(
         "\n  --compute TYPE f32, bf16, bf16-amx, or auto: the fastest one of this host (auto)");
-    struct bench_options shown = *options;
+    struct bench_options shown = bench->defaults;
     for (int i = 0; i < WORDS; i++) {
-        if (has_word(options, &words[i])) {
+        if (has_word(bench, &words[i])) {
             (void)printf("  %-10s N   %s (%lld)\n", words[i].name, words[i].help,
                          (long long)*field_of(&shown, &words[i]));
         }
     }
 }
 
-static int read_number(struct bench_options *options, const char *name, const char *value,
-                       struct error *err)
+static int read_number(struct bench_options *options, const struct engine_bench *bench,
+                       const char *name, const char *value, struct error *err)
 {
     for (int i = 0; i < WORDS; i++) {
-        if (strcmp(words[i].name, name) != 0 || !has_word(options, &words[i])) {
+        if (strcmp(words[i].name, name) != 0 || !has_word(bench, &words[i])) {
             continue;
         }
         char *end = NULL;
@@ -113,8 +114,10 @@ static int read_number(struct bench_options *options, const char *name, const ch
     return error_set(err, -EINVAL, "\"%s\" is not understood; see --help", name);
 }
 
-static int read_options(struct bench_options *options, int argc, char **argv, struct error *err)
+static int read_options(struct bench_options *options, const struct engine_bench *bench, int argc,
+                        char **argv, struct error *err)
 {
+    *options = bench->defaults;
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 == argc) {
             return error_set(err, -EINVAL, "%s needs a value; see --help", argv[i]);
@@ -127,7 +130,7 @@ static int read_options(struct bench_options *options, int argc, char **argv, st
         } else if (strcmp(argv[i], "--compute") == 0) {
             code = cli_compute(&options->compute, argv[i + 1], err);
         } else {
-            code = read_number(options, argv[i], argv[i + 1], err);
+            code = read_number(options, bench, argv[i], argv[i + 1], err);
         }
         if (code < 0) {
             return code;
@@ -359,16 +362,15 @@ int bench_print(const struct bench_options *options, const struct model *model,
     return 0;
 }
 
-int bench_engine_run(int argc, char **argv, const char *what, const struct bench_options *defaults,
-                     int (*measure)(const struct bench_options *options, struct error *err))
+int bench_engine_run(int argc, char **argv, const struct engine_bench *bench)
 {
-    struct bench_options options = *defaults;
+    struct bench_options options;
     struct error err = {0};
     if (cli_wants_help(argc, argv)) {
-        print_help(argv[0], what, &options);
+        print_help(argv[0], bench);
         return 0;
     }
-    int code = read_options(&options, argc, argv, &err);
-    code = code < 0 ? code : measure(&options, &err);
+    int code = read_options(&options, bench, argc, argv, &err);
+    code = code < 0 ? code : bench->measure(&options, &err);
     return code < 0 ? cli_fail(argv[0], "%s", err.text) : 0;
 }

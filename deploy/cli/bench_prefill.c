@@ -31,12 +31,10 @@ static int measure(const struct bench_options *options, struct error *err)
 
 int bench_prefill(int argc, char **argv)
 {
-    static const struct bench_options defaults = {.batch = 16,
-                                                  .prompt = 512,
-                                                  .tokens = 1,
-                                                  .samples = 1,
-                                                  .rows = 256,
-                                                  .repeats = 3,
-                                                  .deterministic = -1};
-    return bench_engine_run(argc, argv, what, &defaults, measure);
+    static const struct engine_bench bench = {
+        .what = what,
+        .measure = measure,
+        .defaults = {
+            .batch = 16, .prompt = 512, .tokens = 1, .samples = 1, .rows = 256, .repeats = 3}};
+    return bench_engine_run(argc, argv, &bench);
 }

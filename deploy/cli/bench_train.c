@@ -115,12 +115,15 @@ static int measure(const struct bench_options *options, struct error *err)
 
 int bench_train(int argc, char **argv)
 {
-    static const struct bench_options defaults = {.batch = 16,
-                                                  .prompt = 1,
-                                                  .tokens = 255,
-                                                  .samples = 1,
-                                                  .rows = 512,
-                                                  .repeats = 3,
-                                                  .deterministic = 1};
-    return bench_engine_run(argc, argv, what, &defaults, measure);
+    static const struct engine_bench bench = {.what = what,
+                                              .measure = measure,
+                                              .trains = true,
+                                              .defaults = {.batch = 16,
+                                                           .prompt = 1,
+                                                           .tokens = 255,
+                                                           .samples = 1,
+                                                           .rows = 512,
+                                                           .repeats = 3,
+                                                           .deterministic = 1}};
+    return bench_engine_run(argc, argv, &bench);
 }

@@ -5,6 +5,7 @@
 # its own.
 set -eu
 cd "$(dirname "$0")/../.."
+. deploy/experiments/common.sh
 out=
 quick=
 hour=
@@ -14,16 +15,9 @@ while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=1 ;;
     --hour) hour=1 ;;
-    --out)
-        [ $# -ge 2 ] || { echo "laptop.sh: --out needs a folder" >&2; exit 2; }
-        out=$2
-        shift ;;
-    --steps | --tasks)
-        case ${2-} in
-        '' | *[!0-9]* | 0*) echo "laptop.sh: $1 needs a positive number" >&2; exit 2 ;;
-        esac
-        [ "$1" = --steps ] && steps=$2 || tasks=$2
-        shift ;;
+    --out) out=$(folder_of "$@"); shift ;;
+    --steps) steps=$(number_of "$@"); shift ;;
+    --tasks) tasks=$(number_of "$@"); shift ;;
     -h | --help)
         cat <<'HELP'
 Usage: deploy/experiments/laptop.sh [--quick | --hour] [--out DIR] [--steps N] [--tasks N]
@@ -37,13 +31,11 @@ many held-out tasks of a type measure it. What DIR holds already is not done aga
 another DIR. KELVIN_BIN names a folder of built programs; without it they are built into build/.
 HELP
         exit 0 ;;
-    *)
-        echo "laptop.sh: \"$1\" is not understood; try --help" >&2
-        exit 2 ;;
+    *) refuse "\"$1\" is not understood; try --help" ;;
     esac
     shift
 done
-[ -z "$quick" ] || [ -z "$hour" ] || { echo "laptop.sh: --quick or --hour, not both" >&2; exit 2; }
+[ -z "$quick" ] || [ -z "$hour" ] || refuse "--quick or --hour, not both"
 config="--config deploy/config/laptop.yaml"
 model1=deploy/models/laptop model2=deploy/models/laptop-2
 if [ -n "$quick" ]; then
@@ -57,25 +49,15 @@ fi
 mkdir -p "$out"
 made="steps $steps tasks $tasks"
 if [ -f "$out/made" ] && [ "$(cat "$out/made")" != "$made" ]; then
-    echo "laptop.sh: $out was made with $(cat "$out/made"), not with $made; name another folder with --out" >&2
-    exit 2
+    refuse "$out was made with $(cat "$out/made"), not with $made; name another folder with --out"
 fi
 echo "$made" >"$out/made"
-deploy/install.sh deploy/packages.txt deploy/experiments/packages.txt
-bin=${KELVIN_BIN:-}
-if [ -z "$bin" ]; then
-    [ -f build/CMakeCache.txt ] || cmake -B build -G Ninja >/dev/null
-    cmake --build build >/dev/null
-    bin=build/bin
-fi
+built deploy/experiments/packages.txt
 # No choice was made on the tasks of this seed: those of seed 1 are for that.
 test_seed=20261127
 # A run keeps a model every so many steps.
 every=100
 [ -z "$hour" ] || every=$(((steps + 7) / 8))
-
-# say TEXT: a line with the time.
-say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$1"; }
 
 # measure NAME MODEL [WORD...]: held-out accuracies of a model, in DIR/eval/NAME.json.
 measure() {
@@ -85,8 +67,8 @@ measure() {
     mkdir -p "$out/eval"
     rm -rf "$out/eval/run"
     # shellcheck disable=SC2086
-    $bin/kelvin eval $config model="$model" seed=$test_seed eval.tasks=$tasks run_dir="$out/eval/run" "$@" \
-        >"$out/eval/log" 2>&1 || { tail -n 20 "$out/eval/log" >&2; exit 1; }
+    run "$out/eval/log" "$bin/kelvin" eval $config model="$model" seed=$test_seed eval.tasks="$tasks" \
+        run_dir="$out/eval/run" "$@"
     mv "$out/eval/run/eval.json" "$out/eval/$name.json"
     say "measured $name"
 }
@@ -99,7 +81,7 @@ play() {
     how="$config model=$model steps=$steps run_dir=$out/$name checkpoint.keep_every=$every $*"
     [ ! -f "$out/$name/tasks.db" ] || how="--resume $out/$name"
     # shellcheck disable=SC2086
-    $bin/kelvin train $how >"$out/$name.log" 2>&1 || { tail -n 20 "$out/$name.log" >&2; exit 1; }
+    run "$out/$name.log" "$bin/kelvin" train $how
     say "played $name, $steps steps"
     measure "$name@$steps" "$out/$name/checkpoints/step-$steps"
 }

