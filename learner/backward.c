@@ -171,9 +171,9 @@ static void keys_backward(const struct head_pass *pass, const struct look *look,
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
     float *dkeys = pass->b->dqkv + row * width + HD + pass->kv * D;
     k->product(dkeys, width, ds + column, 1, ATTENTION_BLOCK,
-               operand_rows(k->compute, pass->b->query_rows, D), count, D, look->rows, true);
+               operand_rows(k->compute, pass->b->query_rows), count, D, look->rows, true);
     k->product(dkeys + (int64_t)s->KV * D, width, p + column, 1, ATTENTION_BLOCK,
-               operand_rows(k->compute, pass->b->dout_rows, D), count, D, look->rows, true);
+               operand_rows(k->compute, pass->b->dout_rows), count, D, look->rows, true);
 }
 
 static void block_backward(const struct head_pass *pass, const struct look *look, int64_t b)

@@ -42,12 +42,12 @@ static inline int64_t kv_block_floats(enum compute compute, int64_t D)
 
 static inline struct operand kv_block_keys(enum compute compute, const float *block, int64_t D)
 {
-    return operand_columns(compute, block, D);
+    return operand_packed(compute, block, D);
 }
 
 static inline struct operand kv_block_values(enum compute compute, const float *block, int64_t D)
 {
-    return operand_rows(compute, block + columns_floats(compute, D), D);
+    return operand_rows(compute, block + columns_floats(compute, D));
 }
 
 // kv_block_put writes the key and value [D] of one position into its block; a sequence's positions

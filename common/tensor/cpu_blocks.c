@@ -5,14 +5,19 @@
 
 void cpu_put_column(float *columns, int64_t slot, const float *x, int64_t D)
 {
+    float *to = columns + slot / PANEL * D * PANEL + slot % PANEL;
     for (int64_t d = 0; d < D; d++) {
-        columns[d * ATTENTION_BLOCK + slot] = x[d];
+        to[d * PANEL] = x[d];
     }
 }
 
 void cpu_put_row(float *rows, int64_t slot, const float *x, int64_t D)
 {
-    memcpy(rows + slot * D, x, (size_t)D * sizeof(float));
+    float *to = rows + slot * PANEL;
+    for (int64_t d = 0; d < D; d += PANEL, to += (int64_t)ATTENTION_BLOCK * PANEL) {
+        const int count = D - d < PANEL ? (int)(D - d) : PANEL;
+        v_store_n(to, v_load_n(x + d, count), count);
+    }
 }
 
 void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D)

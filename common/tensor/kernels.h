@@ -69,8 +69,9 @@ struct kernels {
     // best as it lies (f32).
     void (*pack_rows)(float *packed, const float *B, int64_t K, int64_t N);
 
-    // Writes x [D] as column `slot` of an operand [D, 32], or as row `slot` of an operand [32, D],
-    // that operand_columns or operand_rows describes: keys and values, one position after another.
+    // Writes x [D] as column `slot` of an operand [D, 32] that operand_packed describes, or as row
+    // `slot` of an operand [32, D] that operand_rows does: keys and values, one position after
+    // another.
     // Slots are written upwards: what was in those above is gone.
     void (*put_column)(float *columns, int64_t slot, const float *x, int64_t D);
     void (*put_row)(float *rows, int64_t slot, const float *x, int64_t D);
@@ -155,11 +156,11 @@ static inline struct operand operand_row_major(const float *data, int64_t N)
     return (struct operand){.data = data, .panel_stride = PANEL, .row_stride = N};
 }
 
-// operand_pairs is B in panels of pairs, `depth` pairs each.
-static inline struct operand operand_pairs(const float *data, int64_t depth)
+// operand_panels is B in panels of `depth` rows each, of floats or of pairs.
+static inline struct operand operand_panels(const float *data, int64_t depth, bool pairs)
 {
     return (struct operand){
-        .data = data, .panel_stride = depth * PANEL, .row_stride = PANEL, .pairs = true};
+        .data = data, .panel_stride = depth * PANEL, .row_stride = PANEL, .pairs = pairs};
 }
 
 // packed_depth is how many elements a packed panel has in each column.
@@ -176,11 +177,7 @@ static inline int64_t packed_count(enum compute compute, int64_t N, int64_t K)
 
 static inline struct operand operand_packed(enum compute compute, const float *packed, int64_t K)
 {
-    const int64_t depth = packed_depth(compute, K);
-    return compute == COMPUTE_F32 ? (struct operand){.data = packed,
-                                                     .panel_stride = depth * PANEL,
-                                                     .row_stride = PANEL}
-                                  : operand_pairs(packed, depth);
+    return operand_panels(packed, packed_depth(compute, K), compute != COMPUTE_F32);
 }
 
 // operand_inputs is B [K, N], row-major, as a product that reads it often reads it best: packed
@@ -206,22 +203,19 @@ static inline int64_t columns_floats(enum compute compute, int64_t D)
     return ATTENTION_BLOCK * packed_depth(compute, D);
 }
 
-static inline struct operand operand_columns(enum compute compute, const float *columns, int64_t D)
+static inline int64_t rows_depth(enum compute compute)
 {
-    return compute == COMPUTE_F32 ? operand_row_major(columns, ATTENTION_BLOCK)
-                                  : operand_pairs(columns, packed_depth(compute, D));
+    return compute == COMPUTE_F32 ? ATTENTION_BLOCK : ATTENTION_BLOCK / 2;
 }
 
 static inline int64_t rows_floats(enum compute compute, int64_t D)
 {
-    return compute == COMPUTE_F32 ? ATTENTION_BLOCK * D
-                                  : ATTENTION_BLOCK / 2 * ((D + PANEL - 1) / PANEL * PANEL);
+    return rows_depth(compute) * ((D + PANEL - 1) / PANEL * PANEL);
 }
 
-static inline struct operand operand_rows(enum compute compute, const float *rows, int64_t D)
+static inline struct operand operand_rows(enum compute compute, const float *rows)
 {
-    return compute == COMPUTE_F32 ? operand_row_major(rows, D)
-                                  : operand_pairs(rows, ATTENTION_BLOCK / 2);
+    return operand_panels(rows, rows_depth(compute), compute != COMPUTE_F32);
 }
 
 #endif

@@ -37,11 +37,11 @@ def part_row(name, rows, seen):
         seen.add(text)
     rest = "; ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common() if outcome not in ("ok", "copied"))
     return (f"| {name} | {len(rows)} | {share(len(valid), len(rows))} | {share(outcomes['copied'], len(rows))} | "
-            f"{share(distinct, len(valid))} | {rest} |")
+            f"{share(distinct, len(valid))} | {share(distinct, len(rows))} | {rest} |")
 
 
 def proposal_table(rows):
-    out = ["| steps | proposals | valid % | input copied % | distinct % of the valid | the others |", "|" + "---|" * 6]
+    out = ["| steps | proposals | valid % | input copied % | distinct % of the valid | valid and distinct % | the others |", "|" + "---|" * 7]
     last = max(step for step, *_ in rows)
     seen = set()
     for part in range(min(PARTS, last)):
