@@ -16,7 +16,7 @@ deploy/config/smollm2.yaml with it for N steps (80: on two cores half an hour wi
 AVX512-BF16, three hours with AVX2), and writes DIR/table.md: how many proposals were valid, copied and
 distinct in each fifth of the run, and how much the model solves of the first N programs of programs.jsonl
 (80) before and after, beside two guessers. What DIR (runs/smollm2-experiment) holds already is not done
-again; a longer run goes on. KELVIN_BIN names a folder of built programs; without it they are built.
+again; an interrupted run goes on. KELVIN_BIN names a folder of built programs; without it they are built.
 HELP
 }
 while [ $# -gt 0 ]; do
