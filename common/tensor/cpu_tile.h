@@ -138,12 +138,13 @@ VEC_INLINE void advance(struct cursor *at, const struct tile *t, const int rows,
     at->ahead_right += steps * t->ahead_step;
 }
 
-// fetch asks for what is read after this tile.
-VEC_INLINE void fetch(const struct cursor *at, const int vecs)
+// fetch asks for what is read after this tile, the part that belongs to the k that lies `step`
+// behind the cursor.
+VEC_INLINE void fetch(const struct cursor *at, int64_t ahead_step, const int vecs, const int step)
 {
-    __builtin_prefetch(at->ahead);
+    __builtin_prefetch(at->ahead + step * ahead_step);
     if (vecs == 2) {
-        __builtin_prefetch(at->ahead_right);
+        __builtin_prefetch(at->ahead_right + step * ahead_step);
     }
 }
 
@@ -183,14 +184,14 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
 #pragma GCC unroll 4
         for (int step = 0; step < STEPS; step++) {
             tile_step(acc, &at, rows, vecs, form, step, full, columns);
+            fetch(&at, t->ahead_step, vecs, step);
         }
-        fetch(&at, vecs);
         advance(&at, t, rows, form, STEPS);
     }
     for (; k < t->K; k++) {
         OPAQUE(at.stride);
         tile_step(acc, &at, rows, vecs, form, 0, full, columns);
-        fetch(&at, vecs);
+        fetch(&at, t->ahead_step, vecs, 0);
         advance(&at, t, rows, form, 1);
     }
 #pragma GCC unroll 16
