@@ -149,7 +149,7 @@ static inline Kelvin__VerifyRequest validation(char *program, char **input)
 }
 
 // run_on_backends runs a group of tests on each back-end.
-static inline inline int run_on_backends(const struct CMUnitTest *tests, size_t count)
+static inline int run_on_backends(const struct CMUnitTest *tests, size_t count)
 {
     struct error why = {0};
     int failed = _cmocka_run_group_tests("zygote", tests, count, setup_zygote, teardown);
