@@ -113,9 +113,10 @@ static void linear_backward(const struct backward *b, const struct model *model,
 {
     const struct kernels *k = model->kernels;
     const struct matrix *w = linear->w;
-    const struct operand right = operand_inputs(k, b->packed, linear->x, T, w->K);
     k->product(dx, w->K, dy, w->N, 1, w->back, T, w->K, w->N, false);
-    k->product(linear->dW, w->K, dy, 1, w->N, right, w->N, w->K, T, true);
+    inputs_pack(k, b->packed, linear->x, T, w->K);
+    k->product(linear->dW, w->K, dy, 1, w->N, operand_inputs(k, b->packed, linear->x, T, w->K),
+               w->N, w->K, T, true);
     if (linear->dbias != NULL) {
         k->bias_backward(linear->dbias, dy, w->N, T, w->N);
     }

@@ -200,6 +200,7 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
         }
     }
     k->product(loss->dhidden, C, loss->logits, V, 1, head->back, rows, C, V, false);
+    inputs_pack(k, loss->packed, loss->hidden, rows, C);
     k->product(pass->grads + param->offset, C, loss->logits, 1, V,
                operand_inputs(k, loss->packed, loss->hidden, rows, C), V, C, rows, true);
     for (int64_t r = 0; r < rows; r++) {

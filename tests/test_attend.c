@@ -1,6 +1,7 @@
 // Every instruction set's attention agrees with the formula in double precision, sees nothing of a
 // block but the positions that were put there, and has the bits of the portable one.
 #include "tests/support.h"
+#include "tests/tables.h"
 
 #include "common/base/rng.h"
 #include "common/tensor/attend.h"
@@ -105,7 +106,6 @@ static void check_row(const struct look *look, const struct result *result, int6
 // bf16 keeps 8 bits: of scores below 10 or so, and of values below 5.
 static void check(enum compute compute, double off)
 {
-    static const char *const names[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
     static struct look look;
     static struct result portable, result;
     struct rng rng = {.key = 20261128};
@@ -115,8 +115,8 @@ static void check(enum compute compute, double off)
         for (int64_t row = 0; row < look.rows; row++) {
             check_row(&look, &portable, row, off);
         }
-        for (size_t k = 1; k < sizeof(names) / sizeof(*names); k++) {
-            const struct kernels *kernels = kernels_find(names[k], compute);
+        for (size_t k = 1; k < TABLES; k++) {
+            const struct kernels *kernels = kernels_find(tables[k], compute);
             if (kernels != NULL) { // on this host
                 run(kernels, &look, &result);
                 assert_memory_equal(&result, &portable, sizeof(result));

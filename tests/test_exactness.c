@@ -2,6 +2,7 @@
 // token's log-probability, the bits are those of the sequence alone. Mixes are drawn at random; a
 // failure prints the seed of its draw.
 #include "tests/support.h"
+#include "tests/tables.h"
 
 #include "common/base/check.h"
 #include "common/base/cleanup.h"
@@ -416,11 +417,10 @@ static void check_training(struct draw *draw)
 
 static void check_every_mix(enum compute compute, uint64_t draws)
 {
-    static const char *const tables[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
     for (uint64_t seed = 1; seed <= draws; seed++) {
         struct draw draw;
         draw_make(&draw, seed, compute);
-        for (size_t t = 0; t < sizeof(tables) / sizeof(*tables); t++) {
+        for (size_t t = 0; t < TABLES; t++) {
             draw.model->kernels = kernels_find(tables[t], compute);
             if (draw.model->kernels != NULL) { // else this host cannot run it
                 check_packing(&draw);

@@ -51,14 +51,11 @@ static struct matrix matrix_plan(struct model *model, int32_t layer, enum param_
     if (!model->trains) {
         return matrix;
     }
-    if (model->kernels->pack_rows == NULL) {
-        matrix.back = operand_row_major(matrix.rows, K);
-        return matrix;
-    }
     if (model->packed != NULL) {
-        matrix.back = operand_packed(model->compute, model->packed + model->packed_floats, N);
+        matrix.back =
+            operand_inputs(model->kernels, model->packed + model->packed_floats, matrix.rows, N, K);
     }
-    model->packed_floats += (size_t)packed_count(model->compute, K, N);
+    model->packed_floats += (size_t)inputs_count(model->kernels, N, K);
     return matrix;
 }
 
@@ -180,8 +177,8 @@ static void matrix_pack(const struct model *model, const struct matrix *matrix)
 {
     const struct kernels *k = model->kernels;
     k->pack(without_const(matrix->packed.data), matrix->rows, matrix->N, matrix->K);
-    if (model->trains && k->pack_rows != NULL) {
-        k->pack_rows(without_const(matrix->back.data), matrix->rows, matrix->N, matrix->K);
+    if (model->trains) {
+        inputs_pack(k, without_const(matrix->back.data), matrix->rows, matrix->N, matrix->K);
     }
 }
 

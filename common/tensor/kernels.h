@@ -180,16 +180,21 @@ static inline struct operand operand_packed(enum compute compute, const float *p
     return operand_panels(packed, packed_depth(compute, K), compute != COMPUTE_F32);
 }
 
-// operand_inputs is B [K, N], row-major, as a product that reads it often reads it best: packed
-// into `packed` [inputs_count], or as it lies.
-static inline struct operand operand_inputs(const struct kernels *kernels, float *packed,
+// operand_inputs is B [K, N], row-major, as a product that reads it often reads it best: as it
+// lies, or in `packed` [inputs_count], once inputs_pack has put it there.
+static inline struct operand operand_inputs(const struct kernels *kernels, const float *packed,
                                             const float *B, int64_t K, int64_t N)
 {
-    if (kernels->pack_rows == NULL) {
-        return operand_row_major(B, N);
+    return kernels->pack_rows == NULL ? operand_row_major(B, N)
+                                      : operand_packed(kernels->compute, packed, K);
+}
+
+static inline void inputs_pack(const struct kernels *kernels, float *packed, const float *B,
+                               int64_t K, int64_t N)
+{
+    if (kernels->pack_rows != NULL) {
+        kernels->pack_rows(packed, B, K, N);
     }
-    kernels->pack_rows(packed, B, K, N);
-    return operand_packed(kernels->compute, packed, K);
 }
 
 static inline int64_t inputs_count(const struct kernels *kernels, int64_t K, int64_t N)

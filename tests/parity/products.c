@@ -3,6 +3,7 @@
 // computed with, and all instruction sets have the bits of the portable one. A product in bf16 is
 // held against oneDNN's of the rounded numbers.
 #include "tests/support.h"
+#include "tests/tables.h"
 
 #include "common/base/rng.h"
 #include "common/tensor/kernels.h"
@@ -218,13 +219,12 @@ static void check_pack(const struct kernels *kernels, const struct product *p, s
 static void check_products(enum compute compute, int cases, int64_t product_max)
 {
     struct rng rng = {.key = 20260115};
-    static const char *const names[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
     for (int i = 0; i < cases; i++) {
         struct product p;
         product_init(&p, &rng, compute, product_max);
         run(kernels_find("portable", compute), &p, p.portable, 0, p.M);
-        for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
-            const struct kernels *kernels = kernels_find(names[k], compute);
+        for (size_t k = 0; k < TABLES; k++) {
+            const struct kernels *kernels = kernels_find(tables[k], compute);
             if (kernels == NULL) { // not on this host
                 continue;
             }
