@@ -21,6 +21,8 @@ static inline void pairs_along(float *copy, int64_t stride, const float *a, int6
 {
     for (int64_t r = 0; r < rows; r++, a += a_row, copy += stride) {
         for (int64_t k = 0; k < depth; k += 2L * VEC) {
+            __builtin_prefetch(a + 2 * a_row + k);
+            __builtin_prefetch(a + 2 * a_row + k + VEC);
             v_store(copy + k / 2, pairs_at(a + k, depth - k));
         }
     }

@@ -161,6 +161,9 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
         __builtin_prefetch(t->c + (rows + r) * t->ldc, 1); // the next tile's
+        if (vecs == 2) {
+            __builtin_prefetch(t->c + (rows + r) * t->ldc + VEC, 1);
+        }
         acc[r][0] = v_set(0.0f);
         acc[r][1] = v_set(0.0f);
         if (t->accumulate) {
