@@ -10,24 +10,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_ROWS = 24 }; // consecutive rows of a sequence that go together
+// Consecutive positions of a sequence go together through attention, with a few query heads of one
+// key head.
+enum { LOOK_POSITIONS = 24, LOOK_HEADS = 2, LOOK_ROWS = LOOK_POSITIONS * LOOK_HEADS };
 
 struct backward {
     int64_t rows_max;
     float *memory;
     float *dx;      // [T, C] gradient of the residual stream
-    float *dnorm;   // [T, C]
-    float *dact;    // [T, F]
-    float *dup;     // [T, 2F or F]
+    float *dnorm;   // [BLOCK_ROWS, C]
+    float *dact;    // [BLOCK_ROWS, F]
+    float *dup;     // [BLOCK_ROWS, 2F or F]
     float *datt;    // [T, H*D]
     float *dqkv;    // [T, (H+2KV)*D]
-    float *delta;   // [T]
     float *row;     // [D] scratch of the q/k norm
-    float *queries; // [LOOK_ROWS, D] scaled
-    float *query_rows,
-        *dout_rows; // these, and the gradients of what they gave, as rows (kernels.h)
     float *packed;  // the inputs of one matrix as the right side of a product
-    float *turned;  // blocks of a sequence and key head with values as columns and keys as rows
+    float *queries; // [LOOK_ROWS, D] scaled
+    float *dout;    // [LOOK_ROWS, D] gradients of what they gave
+    float *dqueries;
+    float *queries_packed, *dout_packed; // likewise
+    float *turned; // blocks of a sequence and key head with values as columns and keys as rows
 };
 
 static void backward_destroyp(struct backward **backward)
@@ -53,21 +55,23 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
     const int64_t up = (s->gated ? 2L : 1L) * s->F;
     const int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
     const int64_t sizes[] = {rows_max * s->C,
-                             rows_max * s->C,
-                             rows_max * s->F,
-                             rows_max * up,
+                             (int64_t)BLOCK_ROWS * s->C,
+                             (int64_t)BLOCK_ROWS * s->F,
+                             BLOCK_ROWS * up,
                              rows_max * HD,
                              rows_max * width,
-                             rows_max,
                              s->D,
+                             inputs_count(model->kernels, BLOCK_ROWS, widest_input(s)),
                              (int64_t)LOOK_ROWS * s->D,
-                             rows_floats(model->compute, s->D),
-                             rows_floats(model->compute, s->D),
-                             inputs_count(model->kernels, rows_max, widest_input(s)),
+                             (int64_t)LOOK_ROWS * s->D,
+                             (int64_t)LOOK_ROWS * s->D,
+                             inputs_count(model->kernels, LOOK_ROWS, s->D),
+                             inputs_count(model->kernels, LOOK_ROWS, s->D),
                              blocks * kv_block_floats(model->compute, s->D)};
-    float **const arrays[] = {&b->dx,        &b->dnorm,  &b->dact,  &b->dup,     &b->datt,
-                              &b->dqkv,      &b->delta,  &b->row,   &b->queries, &b->query_rows,
-                              &b->dout_rows, &b->packed, &b->turned};
+    float **const arrays[] = {&b->dx,          &b->dnorm, &b->dact,     &b->dup,
+                              &b->datt,        &b->dqkv,  &b->row,      &b->packed,
+                              &b->queries,     &b->dout,  &b->dqueries, &b->queries_packed,
+                              &b->dout_packed, &b->turned};
     int64_t floats = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         floats += (sizes[i] + 15) / 16 * 16;
@@ -107,13 +111,20 @@ struct linear {
     float *dW, *dbias;
 };
 
-// linear_backward: y = x·Wᵀ + b. dx [T, K] = dy·W; dW += dyᵀ·x; db += column sums of dy.
-static void linear_backward(const struct backward *b, const struct model *model, float *dx,
-                            const struct linear *linear, const float *dy, int64_t T)
+// y = x·Wᵀ + b. linear_inputs: dx [T, K] = dy·W.
+static void linear_inputs(const struct model *model, float *dx, const struct linear *linear,
+                          const float *dy, int64_t T)
+{
+    const struct matrix *w = linear->w;
+    model->kernels->product(dx, w->K, dy, w->N, 1, w->back, T, w->K, w->N, false);
+}
+
+// linear_weights: dW += dyᵀ·x; db += column sums of dy.
+static void linear_weights(const struct backward *b, const struct model *model,
+                           const struct linear *linear, const float *dy, int64_t T)
 {
     const struct kernels *k = model->kernels;
     const struct matrix *w = linear->w;
-    k->product(dx, w->K, dy, w->N, 1, w->back, T, w->K, w->N, false);
     inputs_pack(k, b->packed, linear->x, T, w->K);
     k->product(linear->dW, w->K, dy, 1, w->N, operand_inputs(k, b->packed, linear->x, T, w->K),
                w->N, w->K, T, true);
@@ -142,64 +153,67 @@ static void norm_backward(const struct model *model, float *dx, const struct nor
     }
 }
 
-// struct head_pass is the backward pass of one query head over the own rows of one sequence.
-struct head_pass {
+// struct look_pass is the backward pass of attention over the own rows of one sequence, by the
+// query heads of one key head.
+struct look_pass {
     const struct backward *b;
     const struct model *model;
     const struct block_state *state;
     const float *const *blocks; // keys transposed, then values
     const struct pack *pack;
     int32_t sequence;
-    int64_t head, kv;
+    int64_t kv;
     float scale;
 };
 
-// struct look is some rows of it.
+// struct look is some rows of it: all positions with its first head, then with the next one.
 struct look {
-    int64_t row, rows; // consecutive
-    int64_t position;  // of the first
-    const float *q;    // [rows, D] scaled
-    const float *lse;  // [rows]
+    int64_t row, positions; // consecutive
+    int64_t position;       // of the first
+    int64_t head, heads;
+    int64_t rows; // positions * heads
+    float lse[LOOK_ROWS], delta[LOOK_ROWS];
 };
 
 // keys_backward adds the gradients of `count` keys and values that are consecutive rows from `row`
 // on and columns from `column` on of p and ds.
-static void keys_backward(const struct head_pass *pass, const struct look *look, const float *p,
+static void keys_backward(const struct look_pass *pass, const struct look *look, const float *p,
                           const float *ds, int64_t row, int64_t column, int64_t count)
 {
     const struct shape *s = &pass->model->shape;
     const struct kernels *k = pass->model->kernels;
+    const struct backward *b = pass->b;
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
-    float *dkeys = pass->b->dqkv + row * width + HD + pass->kv * D;
+    float *dkeys = b->dqkv + row * width + HD + pass->kv * D;
     k->product(dkeys, width, ds + column, 1, ATTENTION_BLOCK,
-               operand_rows(k->compute, pass->b->query_rows), count, D, look->rows, true);
+               operand_inputs(k, b->queries_packed, b->queries, look->rows, D), count, D,
+               look->rows, true);
     k->product(dkeys + (int64_t)s->KV * D, width, p + column, 1, ATTENTION_BLOCK,
-               operand_rows(k->compute, pass->b->dout_rows), count, D, look->rows, true);
+               operand_inputs(k, b->dout_packed, b->dout, look->rows, D), count, D, look->rows,
+               true);
 }
 
-static void block_backward(const struct head_pass *pass, const struct look *look, int64_t b)
+static void block_backward(const struct look_pass *pass, const struct look *look, int64_t b)
 {
     const struct kernels *k = pass->model->kernels;
-    const struct shape *s = &pass->model->shape;
-    const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
-    const int64_t first = b * ATTENTION_BLOCK;
+    const int64_t D = pass->model->shape.D, first = b * ATTENTION_BLOCK;
     const float *turned = pass->b->turned + b * kv_block_floats(k->compute, D);
     float p[LOOK_ROWS * ATTENTION_BLOCK], ds[LOOK_ROWS * ATTENTION_BLOCK];
     int32_t valid[LOOK_ROWS];
     for (int64_t r = 0; r < look->rows; r++) {
-        valid[r] = attend_seen(look->position + r, first, ATTENTION_BLOCK);
+        valid[r] = attend_seen(look->position + r % look->positions, first, ATTENTION_BLOCK);
     }
-    const float *dout = pass->b->datt + look->row * HD + pass->head * D;
-    k->product(p, ATTENTION_BLOCK, look->q, D, 1, kv_block_keys(k->compute, pass->blocks[b], D),
+    k->product(p, ATTENTION_BLOCK, pass->b->queries, D, 1,
+               kv_block_keys(k->compute, pass->blocks[b], D), look->rows, ATTENTION_BLOCK, D,
+               false);
+    k->product(ds, ATTENTION_BLOCK, pass->b->dout, D, 1, kv_block_keys(k->compute, turned, D),
                look->rows, ATTENTION_BLOCK, D, false);
-    k->product(ds, ATTENTION_BLOCK, dout, HD, 1, kv_block_keys(k->compute, turned, D), look->rows,
-               ATTENTION_BLOCK, D, false);
-    k->softmax_backward(p, ds, look->lse, pass->b->delta + look->row, valid, look->rows);
+    k->softmax_backward(p, ds, look->lse, look->delta, valid, look->rows);
     // The block's keys up to what the last row sees; of these the first ones may be shared rows.
     const int32_t n = pass->sequence;
     const int64_t keys = valid[look->rows - 1];
-    k->product(pass->b->dqkv + look->row * width + pass->head * D, width, ds, ATTENTION_BLOCK, 1,
-               kv_block_values(k->compute, turned, D), look->rows, D, keys, true);
+    k->product(pass->b->dqueries, D, ds, ATTENTION_BLOCK, 1, kv_block_values(k->compute, turned, D),
+               look->rows, D, keys, b > 0);
     int64_t shared = pack_shared(pass->pack, n) - first;
     shared = shared < 0 ? 0 : shared < keys ? shared : keys;
     if (shared > 0) {
@@ -211,39 +225,58 @@ static void block_backward(const struct head_pass *pass, const struct look *look
     }
 }
 
-static void head_backward(const struct head_pass *pass)
+// look_begin gathers the rows of a look.
+static void look_begin(const struct look_pass *pass, struct look *look)
 {
     const struct shape *s = &pass->model->shape;
     const struct kernels *k = pass->model->kernels;
+    const struct backward *b = pass->b;
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
+    for (int64_t r = 0; r < look->rows; r++) {
+        const int64_t t = look->row + r % look->positions;
+        const int64_t head = look->head + r / look->positions, at = t * HD + head * D;
+        memcpy(b->queries + r * D, pass->state->qkv + t * width + head * D,
+               (size_t)D * sizeof(float));
+        memcpy(b->dout + r * D, b->datt + at, (size_t)D * sizeof(float));
+        look->delta[r] = k->dot(b->datt + at, pass->state->att + at, D);
+        look->lse[r] = pass->state->lse[t * s->H + head];
+    }
+    k->scale(b->queries, pass->scale, look->rows * D);
+    inputs_pack(k, b->queries_packed, b->queries, look->rows, D);
+    inputs_pack(k, b->dout_packed, b->dout, look->rows, D);
+}
+
+// look_end writes the gradients of its queries.
+static void look_end(const struct look_pass *pass, const struct look *look)
+{
+    const struct shape *s = &pass->model->shape;
+    const struct backward *b = pass->b;
+    const int64_t D = s->D, width = ((int64_t)s->H + 2L * s->KV) * D;
+    pass->model->kernels->scale(b->dqueries, pass->scale, look->rows * D);
+    for (int64_t r = 0; r < look->rows; r++) {
+        const int64_t t = look->row + r % look->positions;
+        memcpy(b->dqkv + t * width + (look->head + r / look->positions) * D, b->dqueries + r * D,
+               (size_t)D * sizeof(float));
+    }
+}
+
+// heads_backward goes through all positions with `heads` heads.
+static void heads_backward(const struct look_pass *pass, int64_t head, int64_t heads)
+{
     const int64_t from = pass->pack->start[pass->sequence];
     const int64_t to = pass->pack->start[pass->sequence + 1];
-    float *q = pass->b->queries;
-    for (int64_t t = from; t < to; t += LOOK_ROWS) {
-        float lse[LOOK_ROWS];
-        const struct look look = {.row = t,
-                                  .rows = to - t < LOOK_ROWS ? to - t : LOOK_ROWS,
-                                  .position = pack_shared(pass->pack, pass->sequence) + t - from,
-                                  .q = q,
-                                  .lse = lse};
-        for (int64_t r = 0; r < look.rows; r++) {
-            int64_t at = (t + r) * HD + pass->head * D;
-            memcpy(q + r * D, pass->state->qkv + (t + r) * width + pass->head * D,
-                   (size_t)D * sizeof(*q));
-            pass->b->delta[t + r] = k->dot(pass->b->datt + at, pass->state->att + at, D);
-            lse[r] = pass->state->lse[(t + r) * s->H + pass->head];
-        }
-        k->scale(q, pass->scale, look.rows * D);
-        for (int64_t r = 0; r < look.rows; r++) {
-            k->put_row(pass->b->query_rows, r, q + r * D, D);
-            k->put_row(pass->b->dout_rows, r, pass->b->datt + (t + r) * HD + pass->head * D, D);
-        }
-        for (int64_t b = 0; b <= (look.position + look.rows - 1) / ATTENTION_BLOCK; b++) {
+    for (int64_t t = from; t < to; t += LOOK_POSITIONS) {
+        struct look look = {.row = t,
+                            .positions = to - t < LOOK_POSITIONS ? to - t : LOOK_POSITIONS,
+                            .position = pack_shared(pass->pack, pass->sequence) + t - from,
+                            .head = head,
+                            .heads = heads};
+        look.rows = look.positions * heads;
+        look_begin(pass, &look);
+        for (int64_t b = 0; b <= (look.position + look.positions - 1) / ATTENTION_BLOCK; b++) {
             block_backward(pass, &look, b);
         }
-        for (int64_t r = 0; r < look.rows; r++) {
-            k->scale(pass->b->dqkv + (t + r) * width + pass->head * D, pass->scale, D);
-        }
+        look_end(pass, &look);
     }
 }
 
@@ -272,17 +305,17 @@ static void attention_backward(struct backward *b, struct forward *forward,
         for (int32_t i = 0; i < pack->count; i++) {
             const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, i, kv);
             turn_blocks(b, model, state->qkv, pack, i, kv);
-            for (int64_t g = 0; g < group; g++) {
-                const struct head_pass pass = {.b = b,
-                                               .model = model,
-                                               .state = state,
-                                               .blocks = blocks,
-                                               .pack = pack,
-                                               .sequence = i,
-                                               .head = kv * group + g,
-                                               .kv = kv,
-                                               .scale = 1.0f / sqrtf((float)s->D)};
-                head_backward(&pass);
+            const struct look_pass pass = {.b = b,
+                                           .model = model,
+                                           .state = state,
+                                           .blocks = blocks,
+                                           .pack = pack,
+                                           .sequence = i,
+                                           .kv = kv,
+                                           .scale = 1.0f / sqrtf((float)s->D)};
+            for (int64_t g = 0; g < group; g += LOOK_HEADS) {
+                heads_backward(&pass, kv * group + g,
+                               group - g < LOOK_HEADS ? group - g : LOOK_HEADS);
             }
         }
     }
@@ -290,7 +323,7 @@ static void attention_backward(struct backward *b, struct forward *forward,
 
 // qk_norm_backward replaces the gradients of normalized q and k heads by those of the plain ones.
 static void qk_norm_backward(struct backward *b, const struct model *model, int32_t l,
-                             const struct block_state *state, float *grads, int64_t T)
+                             const struct block_state *state, float *dqkv, float *grads, int64_t T)
 {
     const struct shape *s = &model->shape;
     const struct layer *layer = &model->layers[l];
@@ -300,7 +333,7 @@ static void qk_norm_backward(struct backward *b, const struct model *model, int3
     for (int64_t t = 0; t < T; t++) {
         for (int64_t h = 0; h < heads; h++) {
             bool query = h < s->H;
-            float *dhead = b->dqkv + t * width + h * D;
+            float *dhead = dqkv + t * width + h * D;
             memset(b->row, 0, (size_t)D * sizeof(float));
             model->kernels->rmsnorm_backward(
                 b->row, query ? dq_gain : dk_gain, dhead, state->qkv_plain + (t * heads + h) * D,
@@ -310,9 +343,10 @@ static void qk_norm_backward(struct backward *b, const struct model *model, int3
     }
 }
 
-// feed_backward goes from the layer's exit to the residual stream between its halves.
+// feed_backward goes from the layer's exit to the residual stream between its halves, whose
+// gradient takes the place of the exit's in dx: `rows` rows.
 static void feed_backward(struct backward *b, const struct model *model, int32_t l,
-                          const struct block_state *state, float *grads, int64_t T)
+                          const struct block_state *state, float *dx, float *grads, int64_t rows)
 {
     const struct shape *s = &model->shape;
     const struct layer *layer = &model->layers[l];
@@ -320,58 +354,90 @@ static void feed_backward(struct backward *b, const struct model *model, int32_t
                                 .x = state->act,
                                 .dW = grad_of(model, grads, l, PARAM_DOWN),
                                 .dbias = grad_of(model, grads, l, PARAM_DOWN_BIAS)};
-    linear_backward(b, model, b->dact, &down, b->dx, T);
+    linear_inputs(model, b->dact, &down, dx, rows);
     if (s->gated) {
-        model->kernels->swiglu_backward(b->dup, b->dact, state->up, T, s->F);
+        model->kernels->swiglu_backward(b->dup, state->act, b->dact, state->up, rows, s->F);
     } else {
-        model->kernels->gelu_backward(b->dup, b->dact, state->up, T * s->F);
+        model->kernels->gelu_backward(b->dup, state->act, b->dact, state->up, rows * s->F);
     }
+    linear_weights(b, model, &down, dx, rows);
+    block_norm2(model, l, state, rows);
     const struct linear up = {.w = &layer->up,
-                              .x = state->norm2,
+                              .x = state->norm,
                               .dW = grad_of(model, grads, l, s->gated ? PARAM_GATE : PARAM_UP),
                               .dbias = grad_of(model, grads, l, PARAM_UP_BIAS)};
-    linear_backward(b, model, b->dnorm, &up, b->dup, T);
+    linear_inputs(model, b->dnorm, &up, b->dup, rows);
+    linear_weights(b, model, &up, b->dup, rows);
     const struct norm norm = {.x = state->mid,
                               .mean = state->mean2,
                               .rstd = state->rstd2,
                               .gain = layer->norm2,
                               .dgain = grad_of(model, grads, l, PARAM_NORM2),
                               .dbias = grad_of(model, grads, l, PARAM_NORM2_BIAS)};
-    norm_backward(model, b->dx, &norm, b->dnorm, T);
+    norm_backward(model, dx, &norm, b->dnorm, rows);
 }
 
-// look_backward goes on through attention to the layer's entry.
-static void look_backward(struct backward *b, struct forward *forward, const struct model *model,
-                          int32_t l, const struct pack *pack, float *grads)
+// out_backward goes on to attention's output.
+static void out_backward(struct backward *b, const struct model *model, int32_t l,
+                         const struct block_state *state, float *datt, const float *dx,
+                         float *grads, int64_t rows)
 {
-    const struct shape *s = &model->shape;
-    const struct layer *layer = &model->layers[l];
-    const struct block_state *state = &forward->layers[l];
-    const struct linear out = {.w = &layer->out,
+    const struct linear out = {.w = &model->layers[l].out,
                                .x = state->att,
                                .dW = grad_of(model, grads, l, PARAM_O),
                                .dbias = grad_of(model, grads, l, PARAM_O_BIAS)};
-    linear_backward(b, model, b->datt, &out, b->dx, pack->T);
-    attention_backward(b, forward, model, state, pack);
+    linear_inputs(model, datt, &out, dx, rows);
+    linear_weights(b, model, &out, dx, rows);
+}
+
+// qkv_backward goes from what attention reads to the layer's entry, whose gradient is added to dx.
+static void qkv_backward(struct backward *b, const struct model *model, int32_t l,
+                         const struct block_state *state, const int32_t *position, float *dx,
+                         float *dqkv, float *grads, int64_t rows)
+{
+    const struct shape *s = &model->shape;
+    const struct layer *layer = &model->layers[l];
     if (model->rope != NULL) {
-        model->kernels->rope(b->dqkv, layer->qkv.N, model->rope, pack->position, pack->T,
-                             s->H + s->KV, s->D, -1.0f);
+        model->kernels->rope(dqkv, layer->qkv.N, model->rope, position, rows, s->H + s->KV, s->D,
+                             -1.0f);
     }
     if (s->qk_norm) {
-        qk_norm_backward(b, model, l, state, grads, pack->T);
+        qk_norm_backward(b, model, l, state, dqkv, grads, rows);
     }
+    block_norm1(model, l, state, rows);
     const struct linear qkv = {.w = &layer->qkv,
-                               .x = state->norm1,
+                               .x = state->norm,
                                .dW = grad_of(model, grads, l, PARAM_Q),
                                .dbias = grad_of(model, grads, l, PARAM_Q_BIAS)};
-    linear_backward(b, model, b->dnorm, &qkv, b->dqkv, pack->T);
+    linear_inputs(model, b->dnorm, &qkv, dqkv, rows);
+    linear_weights(b, model, &qkv, dqkv, rows);
     const struct norm norm = {.x = state->x,
                               .mean = state->mean1,
                               .rstd = state->rstd1,
                               .gain = layer->norm1,
                               .dgain = grad_of(model, grads, l, PARAM_NORM1),
                               .dbias = grad_of(model, grads, l, PARAM_NORM1_BIAS)};
-    norm_backward(model, b->dx, &norm, b->dnorm, pack->T);
+    norm_backward(model, dx, &norm, b->dnorm, rows);
+}
+
+static void layer_backward(struct backward *b, struct forward *forward, const struct model *model,
+                           int32_t l, const struct pack *pack, float *grads)
+{
+    const struct shape *s = &model->shape;
+    const int64_t HD = (int64_t)s->H * s->D, width = HD + 2L * s->KV * s->D;
+    const struct block_state *state = &forward->layers[l];
+    for (int64_t t = 0; t < pack->T; t += BLOCK_ROWS) {
+        const struct block_state from = block_state_from(state, s, t);
+        const int64_t rows = block_rows(pack->T, t);
+        feed_backward(b, model, l, &from, b->dx + t * s->C, grads, rows);
+        out_backward(b, model, l, &from, b->datt + t * HD, b->dx + t * s->C, grads, rows);
+    }
+    attention_backward(b, forward, model, state, pack);
+    for (int64_t t = 0; t < pack->T; t += BLOCK_ROWS) {
+        const struct block_state from = block_state_from(state, s, t);
+        qkv_backward(b, model, l, &from, pack->position + t, b->dx + t * s->C, b->dqkv + t * width,
+                     grads, block_rows(pack->T, t));
+    }
 }
 
 void backward_run(struct backward *backward, struct forward *forward, const struct model *model,
@@ -389,8 +455,7 @@ void backward_run(struct backward *backward, struct forward *forward, const stru
                               .dbias = grad_of(model, grads, -1, PARAM_FINAL_NORM_BIAS)};
     norm_backward(model, b->dx, &norm, dfinal, T);
     for (int32_t l = model->shape.L - 1; l >= 0; l--) {
-        feed_backward(b, model, l, &forward->layers[l], grads, T);
-        look_backward(b, forward, model, l, pack, grads);
+        layer_backward(b, forward, model, l, pack, grads);
     }
     float *dembed = grad_of(model, grads, -1, PARAM_EMBED);
     float *dpositions = grad_of(model, grads, -1, PARAM_POSITIONS);

@@ -25,6 +25,7 @@ struct loss {
     float *hidden;          // [chunk, C]
     float *dhidden;         // [chunk, C]
     float *logits;          // [chunk, V]
+    float *weights;         // [V] of the softmax of one row
     float *packed;          // `hidden` as the right side of a product
     struct target *targets; // [targets_max], grown as needed
     int64_t targets_max;
@@ -49,11 +50,12 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
     loss->hidden = floats_alloc((size_t)(rows * s->C));
     loss->dhidden = floats_alloc((size_t)(rows * s->C));
     loss->logits = floats_alloc((size_t)(rows * s->V));
+    loss->weights = floats_alloc((size_t)s->V);
     loss->packed = floats_alloc((size_t)inputs_count(model->kernels, rows, s->C));
     loss->targets = malloc((size_t)rows_max * sizeof(*loss->targets));
     loss->targets_max = rows_max;
     if (loss->hidden == NULL || loss->dhidden == NULL || loss->logits == NULL ||
-        loss->packed == NULL || loss->targets == NULL) {
+        loss->weights == NULL || loss->packed == NULL || loss->targets == NULL) {
         return error_set(err, -ENOMEM, "loss: out of memory");
     }
     *out = TAKE(loss);
@@ -66,6 +68,7 @@ void loss_destroy(struct loss *loss)
         floats_free(loss->hidden);
         floats_free(loss->dhidden);
         floats_free(loss->logits);
+        floats_free(loss->weights);
         floats_free(loss->packed);
         free(loss->targets);
         free(loss);
@@ -143,27 +146,28 @@ static struct token_loss policy_token(const struct loss_pass *pass, const struct
 }
 
 // row_gradient turns one row of logits into its gradient in place and returns the token's
-// log-probability.
-static float row_gradient(const struct loss_pass *pass, const struct target *target, float *logits)
+// log-probability; `weights` [V] is scratch.
+static float row_gradient(const struct loss_pass *pass, const struct target *target, float *logits,
+                          float *weights)
 {
     const struct model *model = pass->model;
     const struct sequence *sequence = pass->sequences[target->k];
     const int32_t V = model->shape.V, token = sequence->ids[target->index];
     const double weight = (double)sequence->weight[target->index];
     const double entropy_coef = (double)pass->objective->entropy_coef;
-    float lse = model->kernels->log_sum_exp(logits, V);
-    float logp = logits[token] - lse;
+    const struct softmax softmax = model->kernels->softmax(weights, logits, V);
+    float logp = logits[token] - softmax.lse;
     struct token_loss loss = {.value = -(double)logp, .slope = -1.0};
     if (weight != 0.0 && sequence->behaviour != NULL) {
         loss = policy_token(pass, target, (double)logp);
     }
     float grad = (float)(weight * loss.slope);
     float entropy_grad = (float)(-entropy_coef * weight);
-    float entropy = model->kernels->softmax_gradient(logits, logits, V, lse, -grad, entropy_grad);
+    model->kernels->softmax_gradient(logits, weights, V, &softmax, -grad, entropy_grad);
     logits[token] += grad;
     if (weight != 0.0) {
-        pass->sums->loss += weight * (loss.value - entropy_coef * (double)entropy);
-        pass->sums->entropy += (double)entropy;
+        pass->sums->loss += weight * (loss.value - entropy_coef * (double)softmax.entropy);
+        pass->sums->entropy += (double)softmax.entropy;
         pass->sums->trained++;
     }
     return logp;
@@ -194,7 +198,7 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     run_head(loss, pass, targets, rows);
     for (int64_t r = 0; r < rows; r++) {
         const struct target *t = &targets[r];
-        float logp = row_gradient(pass, t, loss->logits + r * V);
+        float logp = row_gradient(pass, t, loss->logits + r * V, loss->weights);
         if (pass->logprobs != NULL && pass->logprobs[t->k] != NULL) {
             pass->logprobs[t->k][t->index] = logp;
         }

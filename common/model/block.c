@@ -6,8 +6,13 @@ int64_t block_state_floats(const struct shape *shape)
 {
     const struct shape *s = shape;
     const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
-    return 4L * s->C + 4 + (s->qk_norm ? HD + KD + s->H + s->KV : 0) + HD + 2 * KD + HD + s->H +
-           (s->gated ? 2L : 1L) * s->F + s->F;
+    return 2L * s->C + 4 + (s->qk_norm ? HD + KD + s->H + s->KV : 0) + HD + 2 * KD + HD + s->H +
+           (s->gated ? 2L : 1L) * s->F;
+}
+
+int64_t block_scratch_floats(const struct shape *shape)
+{
+    return (int64_t)BLOCK_ROWS * ((int64_t)shape->C + shape->F);
 }
 
 static float *take(float **memory, int64_t count)
@@ -18,19 +23,18 @@ static float *take(float **memory, int64_t count)
 }
 
 float *block_state_carve(struct block_state *state, const struct shape *shape, float *memory,
-                         int64_t T)
+                         int64_t T, float *scratch)
 {
     const struct shape *s = shape;
     const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
     *state = (struct block_state){0};
+    state->norm = take(&scratch, (int64_t)BLOCK_ROWS * s->C);
+    state->act = scratch;
     state->x = take(&memory, T * s->C);
-    state->norm1 = take(&memory, T * s->C);
     state->qkv = take(&memory, T * (HD + 2 * KD));
     state->att = take(&memory, T * HD);
     state->mid = take(&memory, T * s->C);
-    state->norm2 = take(&memory, T * s->C);
     state->up = take(&memory, T * (s->gated ? 2 : 1) * s->F);
-    state->act = take(&memory, T * s->F);
     if (s->qk_norm) {
         state->qkv_plain = take(&memory, T * (HD + KD));
         state->qk_rstd = take(&memory, T * (s->H + s->KV));
@@ -41,6 +45,32 @@ float *block_state_carve(struct block_state *state, const struct shape *shape, f
     state->mean2 = take(&memory, T);
     state->rstd2 = take(&memory, T);
     return memory;
+}
+
+static float *from_row(float *rows, int64_t t, int64_t width)
+{
+    return rows == NULL ? NULL : rows + t * width;
+}
+
+struct block_state block_state_from(const struct block_state *state, const struct shape *shape,
+                                    int64_t t)
+{
+    const struct shape *s = shape;
+    const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
+    struct block_state from = *state;
+    from.x = from_row(state->x, t, s->C);
+    from.qkv = from_row(state->qkv, t, HD + 2 * KD);
+    from.att = from_row(state->att, t, HD);
+    from.mid = from_row(state->mid, t, s->C);
+    from.up = from_row(state->up, t, (s->gated ? 2L : 1L) * s->F);
+    from.qkv_plain = from_row(state->qkv_plain, t, HD + KD);
+    from.qk_rstd = from_row(state->qk_rstd, t, s->H + s->KV);
+    from.lse = from_row(state->lse, t, s->H);
+    from.mean1 = from_row(state->mean1, t, 1);
+    from.rstd1 = from_row(state->rstd1, t, 1);
+    from.mean2 = from_row(state->mean2, t, 1);
+    from.rstd2 = from_row(state->rstd2, t, 1);
+    return from;
 }
 
 void embed_rows(const struct model *model, float *x, const int32_t *ids, const int32_t *position,
@@ -95,40 +125,72 @@ static void qk_norm_rows(const struct model *model, const struct layer *layer,
     }
 }
 
-void block_before(const struct model *model, int32_t layer, const struct block_state *state,
-                  const int32_t *position, int64_t T)
+void block_norm1(const struct model *model, int32_t layer, const struct block_state *state,
+                 int64_t rows)
+{
+    const struct layer *w = &model->layers[layer];
+    norm_rows(model, state->norm, state->mean1, state->rstd1, state->x, w->norm1, w->norm1_bias,
+              rows);
+}
+
+void block_norm2(const struct model *model, int32_t layer, const struct block_state *state,
+                 int64_t rows)
+{
+    const struct layer *w = &model->layers[layer];
+    norm_rows(model, state->norm, state->mean2, state->rstd2, state->mid, w->norm2, w->norm2_bias,
+              rows);
+}
+
+static void rows_before(const struct model *model, int32_t layer, const struct block_state *state,
+                        const int32_t *position, int64_t rows)
 {
     const struct shape *s = &model->shape;
     const struct layer *w = &model->layers[layer];
-    norm_rows(model, state->norm1, state->mean1, state->rstd1, state->x, w->norm1, w->norm1_bias,
-              T);
-    linear(model, state->qkv, state->norm1, &w->qkv, w->qkv_bias, T);
+    block_norm1(model, layer, state, rows);
+    linear(model, state->qkv, state->norm, &w->qkv, w->qkv_bias, rows);
     if (s->qk_norm) {
-        qk_norm_rows(model, w, state, T);
+        qk_norm_rows(model, w, state, rows);
     }
     if (model->rope != NULL) { // q and k lie side by side: one sweep over H + KV heads
-        model->kernels->rope(state->qkv, w->qkv.N, model->rope, position, T, s->H + s->KV, s->D,
+        model->kernels->rope(state->qkv, w->qkv.N, model->rope, position, rows, s->H + s->KV, s->D,
                              1.0f);
+    }
+}
+
+static void rows_after(const struct model *model, int32_t layer, const struct block_state *state,
+                       float *next, int64_t rows)
+{
+    const struct shape *s = &model->shape;
+    const struct layer *w = &model->layers[layer];
+    linear(model, state->mid, state->att, &w->out, w->out_bias, rows);
+    model->kernels->add(state->mid, state->x, rows * s->C);
+    block_norm2(model, layer, state, rows);
+    linear(model, state->up, state->norm, &w->up, w->up_bias, rows);
+    if (s->gated) {
+        model->kernels->swiglu(state->act, state->up, rows, s->F);
+    } else {
+        model->kernels->gelu(state->act, state->up, rows * s->F);
+    }
+    linear(model, next, state->act, &w->down, w->down_bias, rows);
+    model->kernels->add(next, state->mid, rows * s->C);
+}
+
+void block_before(const struct model *model, int32_t layer, const struct block_state *state,
+                  const int32_t *position, int64_t T)
+{
+    for (int64_t t = 0; t < T; t += BLOCK_ROWS) {
+        const struct block_state from = block_state_from(state, &model->shape, t);
+        rows_before(model, layer, &from, position + t, block_rows(T, t));
     }
 }
 
 void block_after(const struct model *model, int32_t layer, const struct block_state *state,
                  float *next, int64_t T)
 {
-    const struct shape *s = &model->shape;
-    const struct layer *w = &model->layers[layer];
-    linear(model, state->mid, state->att, &w->out, w->out_bias, T);
-    model->kernels->add(state->mid, state->x, T * s->C);
-    norm_rows(model, state->norm2, state->mean2, state->rstd2, state->mid, w->norm2, w->norm2_bias,
-              T);
-    linear(model, state->up, state->norm2, &w->up, w->up_bias, T);
-    if (s->gated) {
-        model->kernels->swiglu(state->act, state->up, T, s->F);
-    } else {
-        model->kernels->gelu(state->act, state->up, T * s->F);
+    for (int64_t t = 0; t < T; t += BLOCK_ROWS) {
+        const struct block_state from = block_state_from(state, &model->shape, t);
+        rows_after(model, layer, &from, next + t * model->shape.C, block_rows(T, t));
     }
-    linear(model, next, state->act, &w->down, w->down_bias, T);
-    model->kernels->add(next, state->mid, T * s->C);
 }
 
 void final_rows(const struct model *model, float *y, float *mean, float *rstd, const float *x,

@@ -5,12 +5,15 @@
 
 #include "common/model/model.h"
 
+// A layer takes its rows so many at a time through all that concerns one row only: what one
+// operation writes the next one reads from the cache.
+enum { BLOCK_ROWS = 192 };
+
 // struct block_state is what one layer computes for T rows, all in host memory. Decoding uses one
 // state over and over; training keeps one per layer, since the backward pass reads it. NULL where
 // marked when not wanted.
 struct block_state {
     float *x;         // [T, C] residual stream on entry
-    float *norm1;     // [T, C] after the first norm
     float *mean1;     // [T] LayerNorm only; may be NULL
     float *rstd1;     // [T] may be NULL
     float *qkv_plain; // [T, (H+KV)*D] q and k before their norm (qk_norm only); may be NULL
@@ -19,20 +22,40 @@ struct block_state {
     float *att;       // [T, H*D] attention's output
     float *lse;       // [T, H] may be NULL
     float *mid;       // [T, C] residual stream between the halves
-    float *norm2;     // [T, C]
     float *mean2;     // [T] may be NULL
     float *rstd2;     // [T] may be NULL
     float *up;        // [T, 2F or F] before the activation
-    float *act;       // [T, F] after it
+    // Scratch of the rows in work, which states may share:
+    float *norm; // [BLOCK_ROWS, C] after a norm
+    float *act;  // [BLOCK_ROWS, F] after the activation
 };
 
-// block_state_floats is how many floats per row the arrays take together (training keeps them all).
+// block_state_floats is how many floats per row the arrays take together (training keeps them all),
+// block_scratch_floats how many the scratch takes.
 int64_t block_state_floats(const struct shape *shape);
+int64_t block_scratch_floats(const struct shape *shape);
 
 // block_state_carve lays a full state for T rows out in `memory` [T * block_state_floats] and
-// returns its end.
+// returns its end; its scratch is in `scratch` [block_scratch_floats].
 float *block_state_carve(struct block_state *state, const struct shape *shape, float *memory,
-                         int64_t T);
+                         int64_t T, float *scratch);
+
+// block_state_from is the state of rows `t` and on.
+struct block_state block_state_from(const struct block_state *state, const struct shape *shape,
+                                    int64_t t);
+
+// block_rows is how many rows a layer takes from row t on, of T.
+static inline int64_t block_rows(int64_t T, int64_t t)
+{
+    return T - t < BLOCK_ROWS ? T - t : BLOCK_ROWS;
+}
+
+// block_norm1 and block_norm2 write the norm of `rows` rows of x, of mid, and what the backward
+// pass needs of it, to state->norm. rows <= BLOCK_ROWS.
+void block_norm1(const struct model *model, int32_t layer, const struct block_state *state,
+                 int64_t rows);
+void block_norm2(const struct model *model, int32_t layer, const struct block_state *state,
+                 int64_t rows);
 
 // embed_rows writes the residual stream on entry of the first layer: embedding plus, where the
 // family has them, positions.

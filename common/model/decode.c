@@ -91,7 +91,8 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
         return error_set(err, -ENOMEM, "decode: out of memory");
     }
     const int64_t rows = rows_max;
-    int64_t floats = rows * (block_state_floats(s) + s->C) + HEAD_ROWS * ((int64_t)s->C + s->V);
+    int64_t floats = rows * (block_state_floats(s) + s->C) + block_scratch_floats(s) +
+                     HEAD_ROWS * ((int64_t)s->C + s->V);
     decode->rows_max = rows_max;
     decode->blocks_max = ((int64_t)s->T + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     decode->memory = floats_alloc((size_t)floats);
@@ -102,7 +103,8 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
         decode->blocks == NULL) {
         return error_set(err, -ENOMEM, "decode: no memory for %d rows", rows_max);
     }
-    decode->next = block_state_carve(&decode->state, s, decode->memory, rows);
+    float *scratch = decode->memory;
+    decode->next = block_state_carve(&decode->state, s, scratch + block_scratch_floats(s), rows, scratch);
     decode->head = decode->next + rows * s->C;
     decode->logits = decode->head + (int64_t)HEAD_ROWS * s->C;
     *out = TAKE(decode);

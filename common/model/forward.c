@@ -24,7 +24,8 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
     }
     forward->shape = s;
     forward->rows_max = rows_max;
-    int64_t floats = rows_max * (s->L * block_state_floats(s) + 2L * s->C + 2);
+    int64_t floats =
+        block_scratch_floats(s) + rows_max * (s->L * block_state_floats(s) + 2L * s->C + 2);
     int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
     const int64_t block = kv_block_floats(model->compute, s->D);
     forward->memory = floats_alloc((size_t)floats);
@@ -57,9 +58,9 @@ void forward_destroy(struct forward *forward)
 static void carve(struct forward *forward, int64_t T)
 {
     const struct shape *s = forward->shape;
-    float *memory = forward->memory;
+    float *scratch = forward->memory, *memory = scratch + block_scratch_floats(s);
     for (int32_t l = 0; l < s->L; l++) {
-        memory = block_state_carve(&forward->layers[l], s, memory, T);
+        memory = block_state_carve(&forward->layers[l], s, memory, T, scratch);
     }
     forward->last = memory;
     forward->final = forward->last + T * s->C;

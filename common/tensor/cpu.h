@@ -40,6 +40,7 @@
 #define cpu_log_sum_exp        CPU(log_sum_exp)
 #define cpu_maximum            CPU(maximum)
 #define cpu_exp_weights        CPU(exp_weights)
+#define cpu_softmax            CPU(softmax)
 #define cpu_softmax_gradient   CPU(softmax_gradient)
 #define cpu_adamw              CPU(adamw)
 #define cpu_square_sum         CPU(square_sum)
@@ -79,10 +80,10 @@ void cpu_add(float *y, const float *x, int64_t n);
 void cpu_rope(float *x, int64_t ld, const float *table, const int32_t *position, int64_t T,
               int64_t heads, int64_t D, float sign);
 void cpu_swiglu(float *y, const float *gate_up, int64_t T, int64_t F);
-void cpu_swiglu_backward(float *dgate_up, const float *dy, const float *gate_up, int64_t T,
-                         int64_t F);
+void cpu_swiglu_backward(float *dgate_up, float *y, const float *dy, const float *gate_up,
+                         int64_t T, int64_t F);
 void cpu_gelu(float *y, const float *x, int64_t n);
-void cpu_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
+void cpu_gelu_backward(float *dx, float *y, const float *dy, const float *x, int64_t n);
 void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
                           const int32_t *valid, int64_t rows);
 void cpu_scale(float *x, float factor, int64_t n);
@@ -90,8 +91,9 @@ float cpu_dot(const float *a, const float *b, int64_t n);
 float cpu_log_sum_exp(const float *x, int64_t n);
 float cpu_maximum(const float *x, int64_t n);
 float cpu_exp_weights(float *y, const float *x, int64_t n, float top, float factor);
-float cpu_softmax_gradient(float *dx, const float *x, int64_t n, float lse, float scale,
-                           float entropy_scale);
+struct softmax cpu_softmax(float *weights, const float *x, int64_t n);
+void cpu_softmax_gradient(float *x, const float *weights, int64_t n, const struct softmax *softmax,
+                          float scale, float entropy_scale);
 void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw *step, int64_t n);
 double cpu_square_sum(const float *x, int64_t n);
 void cpu_round_bf16(float *y, const float *x, int64_t n);

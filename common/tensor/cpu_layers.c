@@ -6,24 +6,40 @@
 // FOR_VEC walks n elements; inside, `i` is the first element and `c` how many of the 16 exist.
 #define FOR_VEC(i, c, n) for (int64_t i = 0, c = 0; (c = (n)-i < VEC ? (n)-i : VEC) > 0; i += VEC)
 
+// Rows that a norm takes at once: the sums of some run while others wait for a root.
+enum { NORM_ROWS = 8 };
+
+static float rms_reciprocal(const float *x, int64_t C, float eps)
+{
+    v16 squares = v_set(0.0f);
+    FOR_VEC(i, c, C)
+    {
+        __builtin_prefetch(x + NORM_ROWS * C + i);
+        v16 v = v_load_n(x + i, (int)c);
+        squares = v_fma(v, v, squares);
+    }
+    return 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
+}
+
 void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
                  float eps)
 {
-    for (int64_t t = 0; t < T; t++, x += C, y += C) {
-        v16 squares = v_set(0.0f);
-        FOR_VEC(i, c, C)
-        {
-            v16 v = v_load_n(x + i, (int)c);
-            squares = v_fma(v, v, squares);
-        }
-        float r = 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
-        FOR_VEC(i, c, C)
-        {
-            v16 v = v_mul(v_mul(v_load_n(x + i, (int)c), v_set(r)), v_load_n(gain + i, (int)c));
-            v_store_n(y + i, v, (int)c);
+    for (int64_t from = 0; from < T; from += NORM_ROWS) {
+        const int64_t rows = T - from < NORM_ROWS ? T - from : NORM_ROWS;
+        float r[NORM_ROWS];
+        for (int64_t t = 0; t < rows; t++) {
+            r[t] = rms_reciprocal(x + t * C, C, eps);
         }
         if (rstd != NULL) {
-            rstd[t] = r;
+            memcpy(rstd + from, r, (size_t)rows * sizeof(float));
+        }
+        for (int64_t t = 0; t < rows; t++, x += C, y += C) {
+            FOR_VEC(i, c, C)
+            {
+                v16 v =
+                    v_mul(v_mul(v_load_n(x + i, (int)c), v_set(r[t])), v_load_n(gain + i, (int)c));
+                v_store_n(y + i, v, (int)c);
+            }
         }
     }
 }
@@ -200,19 +216,22 @@ void cpu_swiglu(float *y, const float *gate_up, int64_t T, int64_t F)
     }
 }
 
-void cpu_swiglu_backward(float *dgate_up, const float *dy, const float *gate_up, int64_t T,
-                         int64_t F)
+void cpu_swiglu_backward(float *dgate_up, float *y, const float *dy, const float *gate_up,
+                         int64_t T, int64_t F)
 {
-    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, dgate_up += 2 * F, dy += F) {
+    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, dgate_up += 2 * F, dy += F, y += F) {
         FOR_VEC(i, c, F)
         {
             v16 g = v_load_n(gate_up + i, (int)c);
             v16 u = v_load_n(gate_up + F + i, (int)c);
             v16 d = v_load_n(dy + i, (int)c);
+            __builtin_prefetch(gate_up + 2 * F + i); // the next row, which comes from far
+            __builtin_prefetch(gate_up + 3 * F + i);
             v16 s = v_sigmoid(g);
             v16 slope = v_mul(s, v_fma(g, v_sub(v_set(1.0f), s), v_set(1.0f)));
             v_store_n(dgate_up + i, v_mul(v_mul(d, u), slope), (int)c);
             v_store_n(dgate_up + F + i, v_mul(v_mul(d, g), s), (int)c);
+            v_store_n(y + i, v_mul(v_mul(g, s), u), (int)c);
         }
     }
 }
@@ -236,7 +255,7 @@ void cpu_gelu(float *y, const float *x, int64_t n)
     }
 }
 
-void cpu_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
+void cpu_gelu_backward(float *dx, float *y, const float *dy, const float *x, int64_t n)
 {
     FOR_VEC(i, c, n)
     {
@@ -247,5 +266,6 @@ void cpu_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
         v16 rest = v_mul(v_mul(v_set(0.5f), v), v_sub(v_set(1.0f), v_mul(t, t)));
         v16 slope = v_add(v_mul(v_set(0.5f), v_add(v_set(1.0f), t)), v_mul(rest, inner));
         v_store_n(dx + i, v_mul(v_load_n(dy + i, (int)c), slope), (int)c);
+        v_store_n(y + i, v_mul(v_mul(v_set(0.5f), v), v_add(v_set(1.0f), t)), (int)c);
     }
 }

@@ -41,25 +41,35 @@ float cpu_log_sum_exp(const float *x, int64_t n)
     return max + logf(v_sum(sum));
 }
 
-// The gradient of the entropy H = -sum p log p with respect to a logit is -p (log p + H).
-float cpu_softmax_gradient(float *dx, const float *x, int64_t n, float lse, float scale,
-                           float entropy_scale)
+// With e the weights and d = x - max: the entropy -sum p log p is log(sum e) - sum(e d) / sum e.
+struct softmax cpu_softmax(float *weights, const float *x, int64_t n)
 {
-    v16 sum = v_set(0.0f);
+    float max = cpu_maximum(x, n);
+    v16 sum = v_set(0.0f), moment = v_set(0.0f);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        v16 logp = v_sub(v_load_n(x + i, count), v_set(lse));
-        sum = v_fma(v_keep(v_exp(logp), count), logp, sum);
+        v16 d = v_sub(v_load_n(x + i, count), v_set(max));
+        v16 e = v_keep(v_exp(d), count);
+        v_store_n(weights + i, e, count);
+        sum = v_add(sum, e);
+        moment = v_fma(e, d, moment);
     }
-    float entropy = -v_sum(sum);
+    const float total = v_sum(sum), log_total = logf(total);
+    return (struct softmax){
+        .lse = max + log_total, .total = total, .entropy = log_total - v_sum(moment) / total};
+}
+
+void cpu_softmax_gradient(float *x, const float *weights, int64_t n, const struct softmax *softmax,
+                          float scale, float entropy_scale)
+{
+    const v16 each = v_set(1.0f / softmax->total), lse = v_set(softmax->lse);
     for (int64_t i = 0; i < n; i += VEC) {
         int count = n - i < VEC ? (int)(n - i) : VEC;
-        v16 logp = v_sub(v_load_n(x + i, count), v_set(lse));
-        v16 p = v_exp(logp);
-        v16 slope = v_fma(v_set(-entropy_scale), v_add(logp, v_set(entropy)), v_set(scale));
-        v_store_n(dx + i, v_mul(p, slope), count);
+        v16 p = v_mul(v_load_n(weights + i, count), each);
+        v16 surprise = v_add(v_sub(v_load_n(x + i, count), lse), v_set(softmax->entropy));
+        v16 slope = v_fma(v_set(-entropy_scale), surprise, v_set(scale));
+        v_store_n(x + i, v_mul(p, slope), count);
     }
-    return entropy;
 }
 
 void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,

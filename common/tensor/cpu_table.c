@@ -18,8 +18,8 @@ extern const struct kernels CPU(bf16), CPU(bf16_amx);
     .swiglu_backward = cpu_swiglu_backward, .gelu = cpu_gelu, .gelu_backward = cpu_gelu_backward,  \
     .softmax_backward = cpu_softmax_backward, .scale = cpu_scale, .dot = cpu_dot,                  \
     .log_sum_exp = cpu_log_sum_exp, .maximum = cpu_maximum, .exp_weights = cpu_exp_weights,        \
-    .softmax_gradient = cpu_softmax_gradient, .adamw = cpu_adamw, .square_sum = cpu_square_sum,    \
-    .round_bf16 = cpu_round_bf16
+    .softmax = cpu_softmax, .softmax_gradient = cpu_softmax_gradient, .adamw = cpu_adamw,          \
+    .square_sum = cpu_square_sum, .round_bf16 = cpu_round_bf16
 
 #if !defined(__AVX512BF16__)
 const struct kernels CPU(f32) = {

@@ -45,6 +45,11 @@ struct adamw {
     float correction1, correction2; // 1 - beta^t
 };
 
+// struct softmax is that of one row: log-sum-exp, the sum of the weights, and the entropy in nats.
+struct softmax {
+    float lse, total, entropy;
+};
+
 struct attend;
 
 struct kernels {
@@ -103,12 +108,13 @@ struct kernels {
                  int64_t heads, int64_t D, float sign);
 
     // y [T, F] = silu(gate) * up, and its gradients; gate_up and dgate_up are [T, 2F], gate first.
+    // The backward pass writes y again: it is cheaper to compute than to keep.
     void (*swiglu)(float *y, const float *gate_up, int64_t T, int64_t F);
-    void (*swiglu_backward)(float *dgate_up, const float *dy, const float *gate_up, int64_t T,
-                            int64_t F);
-    // y = gelu(x), tanh form, over n elements; dx = dy * gelu'(x).
+    void (*swiglu_backward)(float *dgate_up, float *y, const float *dy, const float *gate_up,
+                            int64_t T, int64_t F);
+    // y = gelu(x), tanh form, over n elements; dx = dy * gelu'(x), and y again.
     void (*gelu)(float *y, const float *x, int64_t n);
-    void (*gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
+    void (*gelu_backward)(float *dx, float *y, const float *dy, const float *x, int64_t n);
 
     // The queries of one call over their keys (attend.h).
     void (*attend)(const struct attend *attend);
@@ -127,9 +133,12 @@ struct kernels {
     float (*maximum)(const float *x, int64_t n);
     // y = exp((x - top) * factor) over n elements; the sum of y returned, in sixteen lanes.
     float (*exp_weights)(float *y, const float *x, int64_t n, float top, float factor);
-    // dx = scale * softmax(x) given lse; entropy returned (nats). In place allowed.
-    float (*softmax_gradient)(float *dx, const float *x, int64_t n, float lse, float scale,
-                              float entropy_scale);
+    // The same, and what else softmax_gradient needs: weights [n] = exp(x - max).
+    struct softmax (*softmax)(float *weights, const float *x, int64_t n);
+    // x = p * (scale - entropy_scale * (log p + entropy)), where p is the softmax of x that
+    // `softmax` has found.
+    void (*softmax_gradient)(float *x, const float *weights, int64_t n,
+                             const struct softmax *softmax, float scale, float entropy_scale);
 
     // One AdamW update over n elements (PyTorch's formula, decoupled decay).
     void (*adamw)(float *w, float *m, float *v, const float *g, const struct adamw *step,
