@@ -25,10 +25,10 @@ struct backward {
     float *dqkv;    // [T, (H+2KV)*D]
     float *row;     // [D] scratch of the q/k norm
     float *packed;  // the inputs of one matrix as the right side of a product
-    float *queries; // [LOOK_ROWS, D] scaled
-    float *dout;    // [LOOK_ROWS, D] gradients of what they gave
-    float *dqueries;
-    float *queries_packed, *dout_packed; // likewise
+    float *queries; // [LOOK_ROWS, D] scaled, and the gradients of what they gave, as inputs_own
+    float *dout;    // describes
+    float *queries_packed, *dout_packed; // as the right side of a product
+    float *dqueries;                     // [LOOK_ROWS, D]
     float *turned; // blocks of a sequence and key head with values as columns and keys as rows
 };
 
@@ -62,16 +62,16 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                              rows_max * width,
                              s->D,
                              inputs_count(model->kernels, BLOCK_ROWS, widest_input(s)),
-                             (int64_t)LOOK_ROWS * s->D,
-                             (int64_t)LOOK_ROWS * s->D,
-                             (int64_t)LOOK_ROWS * s->D,
+                             LOOK_ROWS * packed_depth(model->compute, s->D),
+                             LOOK_ROWS * packed_depth(model->compute, s->D),
                              inputs_count(model->kernels, LOOK_ROWS, s->D),
                              inputs_count(model->kernels, LOOK_ROWS, s->D),
+                             (int64_t)LOOK_ROWS * s->D,
                              blocks * kv_block_floats(model->compute, s->D)};
-    float **const arrays[] = {&b->dx,          &b->dnorm, &b->dact,     &b->dup,
-                              &b->datt,        &b->dqkv,  &b->row,      &b->packed,
-                              &b->queries,     &b->dout,  &b->dqueries, &b->queries_packed,
-                              &b->dout_packed, &b->turned};
+    float **const arrays[] = {
+        &b->dx,       &b->dnorm,  &b->dact,    &b->dup,  &b->datt,           &b->dqkv,
+        &b->row,      &b->packed, &b->queries, &b->dout, &b->queries_packed, &b->dout_packed,
+        &b->dqueries, &b->turned};
     int64_t floats = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         floats += (sizes[i] + 15) / 16 * 16;
@@ -107,7 +107,7 @@ static float *grad_of(const struct model *model, float *grads, int32_t layer, en
 // struct linear is one matrix of the forward pass, its input, and where its gradients go.
 struct linear {
     const struct matrix *w;
-    const float *x;
+    struct inputs x;
     float *dW, *dbias;
 };
 
@@ -116,7 +116,7 @@ static void linear_inputs(const struct model *model, float *dx, const struct lin
                           const float *dy, int64_t T)
 {
     const struct matrix *w = linear->w;
-    model->kernels->product(dx, w->K, dy, w->N, 1, w->back, T, w->K, w->N, false);
+    model->kernels->product(dx, w->K, inputs_rows(dy, w->N), w->back, T, w->K, w->N, false);
 }
 
 // linear_weights: dW += dyᵀ·x; db += column sums of dy.
@@ -126,8 +126,8 @@ static void linear_weights(const struct backward *b, const struct model *model,
     const struct kernels *k = model->kernels;
     const struct matrix *w = linear->w;
     inputs_pack(k, b->packed, linear->x, T, w->K);
-    k->product(linear->dW, w->K, dy, 1, w->N, operand_inputs(k, b->packed, linear->x, T, w->K),
-               w->N, w->K, T, true);
+    k->product(linear->dW, w->K, inputs_columns(dy, w->N),
+               operand_inputs(k, b->packed, linear->x, T), w->N, w->K, T, true);
     if (linear->dbias != NULL) {
         k->bias_backward(linear->dbias, dy, w->N, T, w->N);
     }
@@ -172,6 +172,7 @@ struct look {
     int64_t position;       // of the first
     int64_t head, heads;
     int64_t rows; // positions * heads
+    struct inputs queries, dout;
     float lse[LOOK_ROWS], delta[LOOK_ROWS];
 };
 
@@ -185,11 +186,11 @@ static void keys_backward(const struct look_pass *pass, const struct look *look,
     const struct backward *b = pass->b;
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
     float *dkeys = b->dqkv + row * width + HD + pass->kv * D;
-    k->product(dkeys, width, ds + column, 1, ATTENTION_BLOCK,
-               operand_inputs(k, b->queries_packed, b->queries, look->rows, D), count, D,
+    k->product(dkeys, width, inputs_columns(ds + column, ATTENTION_BLOCK),
+               operand_inputs(k, b->queries_packed, look->queries, look->rows), count, D,
                look->rows, true);
-    k->product(dkeys + (int64_t)s->KV * D, width, p + column, 1, ATTENTION_BLOCK,
-               operand_inputs(k, b->dout_packed, b->dout, look->rows, D), count, D, look->rows,
+    k->product(dkeys + (int64_t)s->KV * D, width, inputs_columns(p + column, ATTENTION_BLOCK),
+               operand_inputs(k, b->dout_packed, look->dout, look->rows), count, D, look->rows,
                true);
 }
 
@@ -203,17 +204,16 @@ static void block_backward(const struct look_pass *pass, const struct look *look
     for (int64_t r = 0; r < look->rows; r++) {
         valid[r] = attend_seen(look->position + r % look->positions, first, ATTENTION_BLOCK);
     }
-    k->product(p, ATTENTION_BLOCK, pass->b->queries, D, 1,
-               kv_block_keys(k->compute, pass->blocks[b], D), look->rows, ATTENTION_BLOCK, D,
-               false);
-    k->product(ds, ATTENTION_BLOCK, pass->b->dout, D, 1, kv_block_keys(k->compute, turned, D),
+    k->product(p, ATTENTION_BLOCK, look->queries, kv_block_keys(k->compute, pass->blocks[b], D),
                look->rows, ATTENTION_BLOCK, D, false);
+    k->product(ds, ATTENTION_BLOCK, look->dout, kv_block_keys(k->compute, turned, D), look->rows,
+               ATTENTION_BLOCK, D, false);
     k->softmax_backward(p, ds, look->lse, look->delta, valid, look->rows);
     // The block's keys up to what the last row sees; of these the first ones may be shared rows.
     const int32_t n = pass->sequence;
     const int64_t keys = valid[look->rows - 1];
-    k->product(pass->b->dqueries, D, ds, ATTENTION_BLOCK, 1, kv_block_values(k->compute, turned, D),
-               look->rows, D, keys, b > 0);
+    k->product(pass->b->dqueries, D, inputs_rows(ds, ATTENTION_BLOCK),
+               kv_block_values(k->compute, turned, D), look->rows, D, keys, b > 0);
     int64_t shared = pack_shared(pass->pack, n) - first;
     shared = shared < 0 ? 0 : shared < keys ? shared : keys;
     if (shared > 0) {
@@ -232,18 +232,25 @@ static void look_begin(const struct look_pass *pass, struct look *look)
     const struct kernels *k = pass->model->kernels;
     const struct backward *b = pass->b;
     const int64_t D = s->D, HD = (int64_t)s->H * D, width = HD + 2L * s->KV * D;
-    for (int64_t r = 0; r < look->rows; r++) {
-        const int64_t t = look->row + r % look->positions;
-        const int64_t head = look->head + r / look->positions, at = t * HD + head * D;
-        memcpy(b->queries + r * D, pass->state->qkv + t * width + head * D,
-               (size_t)D * sizeof(float));
-        memcpy(b->dout + r * D, b->datt + at, (size_t)D * sizeof(float));
-        look->delta[r] = k->dot(b->datt + at, pass->state->att + at, D);
-        look->lse[r] = pass->state->lse[t * s->H + head];
+    look->queries = inputs_own(k->compute, b->queries, D);
+    look->dout = inputs_own(k->compute, b->dout, D);
+    for (int64_t h = 0; h < look->heads; h++) {
+        const int64_t head = look->head + h, first = h * look->positions;
+        const int64_t at = look->row * HD + head * D;
+        for (int64_t r = 0; r < look->positions; r++) {
+            float *query = b->dqueries + (first + r) * D; // scratch, overwritten later
+            memcpy(query, pass->state->qkv + (look->row + r) * width + head * D,
+                   (size_t)D * sizeof(float));
+            look->delta[first + r] =
+                k->dot(b->datt + at + r * HD, pass->state->att + at + r * HD, D);
+            look->lse[first + r] = pass->state->lse[(look->row + r) * s->H + head];
+        }
+        k->round_rows(b->dout + first * look->dout.row, b->datt + at, HD, look->positions, D);
     }
-    k->scale(b->queries, pass->scale, look->rows * D);
-    inputs_pack(k, b->queries_packed, b->queries, look->rows, D);
-    inputs_pack(k, b->dout_packed, b->dout, look->rows, D);
+    k->scale(b->dqueries, pass->scale, look->rows * D);
+    k->round_rows(b->queries, b->dqueries, D, look->rows, D);
+    inputs_pack(k, b->queries_packed, look->queries, look->rows, D);
+    inputs_pack(k, b->dout_packed, look->dout, look->rows, D);
 }
 
 // look_end writes the gradients of its queries.
@@ -351,19 +358,19 @@ static void feed_backward(struct backward *b, const struct model *model, int32_t
     const struct shape *s = &model->shape;
     const struct layer *layer = &model->layers[l];
     const struct linear down = {.w = &layer->down,
-                                .x = state->act,
+                                .x = inputs_own(model->compute, state->act, s->F),
                                 .dW = grad_of(model, grads, l, PARAM_DOWN),
                                 .dbias = grad_of(model, grads, l, PARAM_DOWN_BIAS)};
     linear_inputs(model, b->dact, &down, dx, rows);
     if (s->gated) {
         model->kernels->swiglu_backward(b->dup, state->act, b->dact, state->up, rows, s->F);
     } else {
-        model->kernels->gelu_backward(b->dup, state->act, b->dact, state->up, rows * s->F);
+        model->kernels->gelu_backward(b->dup, state->act, b->dact, state->up, rows, s->F);
     }
     linear_weights(b, model, &down, dx, rows);
     block_norm2(model, l, state, rows);
     const struct linear up = {.w = &layer->up,
-                              .x = state->norm,
+                              .x = inputs_own(model->compute, state->norm, s->C),
                               .dW = grad_of(model, grads, l, s->gated ? PARAM_GATE : PARAM_UP),
                               .dbias = grad_of(model, grads, l, PARAM_UP_BIAS)};
     linear_inputs(model, b->dnorm, &up, b->dup, rows);
@@ -383,7 +390,7 @@ static void out_backward(struct backward *b, const struct model *model, int32_t 
                          float *grads, int64_t rows)
 {
     const struct linear out = {.w = &model->layers[l].out,
-                               .x = state->att,
+                               .x = inputs_rows(state->att, model->layers[l].out.K),
                                .dW = grad_of(model, grads, l, PARAM_O),
                                .dbias = grad_of(model, grads, l, PARAM_O_BIAS)};
     linear_inputs(model, datt, &out, dx, rows);
@@ -406,7 +413,7 @@ static void qkv_backward(struct backward *b, const struct model *model, int32_t 
     }
     block_norm1(model, l, state, rows);
     const struct linear qkv = {.w = &layer->qkv,
-                               .x = state->norm,
+                               .x = inputs_own(model->compute, state->norm, s->C),
                                .dW = grad_of(model, grads, l, PARAM_Q),
                                .dbias = grad_of(model, grads, l, PARAM_Q_BIAS)};
     linear_inputs(model, b->dnorm, &qkv, dqkv, rows);

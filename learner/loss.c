@@ -22,7 +22,7 @@ struct target {
 
 struct loss {
     int64_t chunk_rows;
-    float *hidden;          // [chunk, C]
+    float *hidden;          // [chunk, C] as inputs_own describes
     float *dhidden;         // [chunk, C]
     float *logits;          // [chunk, V]
     float *weights;         // [V] of the softmax of one row
@@ -47,7 +47,7 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
     rows -= rows % CHUNK_ROWS_MIN; // whole tiles
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > LOSS_CHUNK_ROWS ? LOSS_CHUNK_ROWS : rows;
     loss->chunk_rows = rows;
-    loss->hidden = floats_alloc((size_t)(rows * s->C));
+    loss->hidden = floats_alloc((size_t)(rows * packed_depth(model->compute, s->C)));
     loss->dhidden = floats_alloc((size_t)(rows * s->C));
     loss->logits = floats_alloc((size_t)(rows * s->V));
     loss->weights = floats_alloc((size_t)s->V);
@@ -173,18 +173,20 @@ static float row_gradient(const struct loss_pass *pass, const struct target *tar
     return logp;
 }
 
-// The logits of `rows` targets, into loss->logits.
-static void run_head(const struct loss *loss, const struct loss_pass *pass,
-                     const struct target *targets, int64_t rows)
+// The logits of `rows` targets, into loss->logits. Returns the head's inputs.
+static struct inputs run_head(const struct loss *loss, const struct loss_pass *pass,
+                              const struct target *targets, int64_t rows)
 {
     const struct matrix *head = &pass->model->head;
-    const int64_t C = head->K, V = head->N;
+    const struct inputs hidden = inputs_own(pass->model->compute, loss->hidden, head->K);
     for (int64_t r = 0; r < rows; r++) {
-        memcpy(loss->hidden + r * C, pass->forward->final + targets[r].row * C,
-               (size_t)C * sizeof(float));
+        memcpy(loss->hidden + r * hidden.row,
+               inputs_from(pass->forward->final, targets[r].row).data,
+               (size_t)hidden.row * sizeof(float));
     }
-    pass->model->kernels->product(loss->logits, V, loss->hidden, C, 1, head->packed, rows, V, C,
-                                  false);
+    pass->model->kernels->product(loss->logits, head->N, hidden, head->packed, rows, head->N,
+                                  head->K, false);
+    return hidden;
 }
 
 static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
@@ -195,7 +197,7 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     const int64_t C = head->K, V = head->N;
     const struct param *param =
         params_find(&pass->model->params, -1, pass->model->shape.tied ? PARAM_EMBED : PARAM_HEAD);
-    run_head(loss, pass, targets, rows);
+    const struct inputs hidden = run_head(loss, pass, targets, rows);
     for (int64_t r = 0; r < rows; r++) {
         const struct target *t = &targets[r];
         float logp = row_gradient(pass, t, loss->logits + r * V, loss->weights);
@@ -203,10 +205,10 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
             pass->logprobs[t->k][t->index] = logp;
         }
     }
-    k->product(loss->dhidden, C, loss->logits, V, 1, head->back, rows, C, V, false);
-    inputs_pack(k, loss->packed, loss->hidden, rows, C);
-    k->product(pass->grads + param->offset, C, loss->logits, 1, V,
-               operand_inputs(k, loss->packed, loss->hidden, rows, C), V, C, rows, true);
+    k->product(loss->dhidden, C, inputs_rows(loss->logits, V), head->back, rows, C, V, false);
+    inputs_pack(k, loss->packed, hidden, rows, C);
+    k->product(pass->grads + param->offset, C, inputs_columns(loss->logits, V),
+               operand_inputs(k, loss->packed, hidden, rows), V, C, rows, true);
     for (int64_t r = 0; r < rows; r++) {
         k->add(pass->dfinal + targets[r].row * C, loss->dhidden + r * C, C);
     }
@@ -269,7 +271,7 @@ void loss_score(struct loss *loss, const struct loss_pass *pass, float *out)
     for (int64_t from = 0; from < count; from += loss->chunk_rows) {
         int64_t rows = count - from < loss->chunk_rows ? count - from : loss->chunk_rows;
         const struct target *targets = loss->targets + from;
-        run_head(loss, pass, targets, rows);
+        (void)run_head(loss, pass, targets, rows);
         for (int64_t r = 0; r < rows; r++) {
             const float *logits = loss->logits + r * V;
             int32_t token = pass->sequences[targets[r].k]->ids[targets[r].index];

@@ -212,8 +212,8 @@ static void check_packing(struct draw *draw)
         for (int32_t i = 1; i < draw->lines[k].count; i++) {
             float logits[V];
             const int32_t row = pack_row(&packing.pack, n, i - 1);
-            draw->model->kernels->product(logits, V, forward->final + row * head->K, head->K, 1,
-                                          head->packed, 1, V, head->K, false);
+            draw->model->kernels->product(logits, V, inputs_from(forward->final, row), head->packed,
+                                          1, V, head->K, false);
             got[i] = logprob_of(logits, V, draw->lines[k].ids[i]);
         }
         compare(draw, "packed", k, got, 1);

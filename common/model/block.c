@@ -10,9 +10,10 @@ int64_t block_state_floats(const struct shape *shape)
            (s->gated ? 2L : 1L) * s->F;
 }
 
-int64_t block_scratch_floats(const struct shape *shape)
+int64_t block_scratch_floats(const struct model *model)
 {
-    return (int64_t)BLOCK_ROWS * ((int64_t)shape->C + shape->F);
+    const struct shape *s = &model->shape;
+    return BLOCK_ROWS * (packed_depth(model->compute, s->C) + packed_depth(model->compute, s->F));
 }
 
 static float *take(float **memory, int64_t count)
@@ -22,13 +23,13 @@ static float *take(float **memory, int64_t count)
     return from;
 }
 
-float *block_state_carve(struct block_state *state, const struct shape *shape, float *memory,
+float *block_state_carve(struct block_state *state, const struct model *model, float *memory,
                          int64_t T, float *scratch)
 {
-    const struct shape *s = shape;
+    const struct shape *s = &model->shape;
     const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
     *state = (struct block_state){0};
-    state->norm = take(&scratch, (int64_t)BLOCK_ROWS * s->C);
+    state->norm = take(&scratch, BLOCK_ROWS * packed_depth(model->compute, s->C));
     state->act = scratch;
     state->x = take(&memory, T * s->C);
     state->qkv = take(&memory, T * (HD + 2 * KD));
@@ -92,14 +93,14 @@ static void norm_rows(const struct model *model, float *y, float *mean, float *r
     if (s->layer_norm) {
         model->kernels->layernorm(y, mean, rstd, x, gain, bias, T, s->C, s->norm_eps);
     } else {
-        model->kernels->rmsnorm(y, rstd, x, gain, T, s->C, s->norm_eps);
+        model->kernels->rmsnorm_inputs(y, rstd, x, gain, T, s->C, s->norm_eps);
     }
 }
 
-static void linear(const struct model *model, float *y, const float *x, const struct matrix *w,
+static void linear(const struct model *model, float *y, struct inputs x, const struct matrix *w,
                    const float *bias, int64_t T)
 {
-    model->kernels->product(y, w->N, x, w->K, 1, w->packed, T, w->N, w->K, false);
+    model->kernels->product(y, w->N, x, w->packed, T, w->N, w->K, false);
     if (bias != NULL) {
         model->kernels->add_bias(y, w->N, bias, T, w->N);
     }
@@ -147,7 +148,8 @@ static void rows_before(const struct model *model, int32_t layer, const struct b
     const struct shape *s = &model->shape;
     const struct layer *w = &model->layers[layer];
     block_norm1(model, layer, state, rows);
-    linear(model, state->qkv, state->norm, &w->qkv, w->qkv_bias, rows);
+    linear(model, state->qkv, inputs_own(model->compute, state->norm, s->C), &w->qkv, w->qkv_bias,
+           rows);
     if (s->qk_norm) {
         qk_norm_rows(model, w, state, rows);
     }
@@ -162,16 +164,17 @@ static void rows_after(const struct model *model, int32_t layer, const struct bl
 {
     const struct shape *s = &model->shape;
     const struct layer *w = &model->layers[layer];
-    linear(model, state->mid, state->att, &w->out, w->out_bias, rows);
+    linear(model, state->mid, inputs_rows(state->att, w->out.K), &w->out, w->out_bias, rows);
     model->kernels->add(state->mid, state->x, rows * s->C);
     block_norm2(model, layer, state, rows);
-    linear(model, state->up, state->norm, &w->up, w->up_bias, rows);
+    linear(model, state->up, inputs_own(model->compute, state->norm, s->C), &w->up, w->up_bias,
+           rows);
     if (s->gated) {
         model->kernels->swiglu(state->act, state->up, rows, s->F);
     } else {
-        model->kernels->gelu(state->act, state->up, rows * s->F);
+        model->kernels->gelu(state->act, state->up, rows, s->F);
     }
-    linear(model, next, state->act, &w->down, w->down_bias, rows);
+    linear(model, next, inputs_own(model->compute, state->act, s->F), &w->down, w->down_bias, rows);
     model->kernels->add(next, state->mid, rows * s->C);
 }
 

@@ -26,18 +26,18 @@ struct block_state {
     float *rstd2;     // [T] may be NULL
     float *up;        // [T, 2F or F] before the activation
     // Scratch of the rows in work, which states may share:
-    float *norm; // [BLOCK_ROWS, C] after a norm
-    float *act;  // [BLOCK_ROWS, F] after the activation
+    float *norm; // [BLOCK_ROWS, C] after a norm, as inputs_own describes
+    float *act;  // [BLOCK_ROWS, F] after the activation, likewise
 };
 
 // block_state_floats is how many floats per row the arrays take together (training keeps them all),
 // block_scratch_floats how many the scratch takes.
 int64_t block_state_floats(const struct shape *shape);
-int64_t block_scratch_floats(const struct shape *shape);
+int64_t block_scratch_floats(const struct model *model);
 
 // block_state_carve lays a full state for T rows out in `memory` [T * block_state_floats] and
 // returns its end; its scratch is in `scratch` [block_scratch_floats].
-float *block_state_carve(struct block_state *state, const struct shape *shape, float *memory,
+float *block_state_carve(struct block_state *state, const struct model *model, float *memory,
                          int64_t T, float *scratch);
 
 // block_state_from is the state of rows `t` and on.
@@ -71,7 +71,8 @@ void block_before(const struct model *model, int32_t layer, const struct block_s
 void block_after(const struct model *model, int32_t layer, const struct block_state *state,
                  float *next, int64_t T);
 
-// final_rows writes y = the final norm of x [T, C]; mean and rstd [T] may be NULL.
+// final_rows writes y = the final norm of x [T, C], as inputs_own describes; mean and rstd [T] may
+// be NULL.
 void final_rows(const struct model *model, float *y, float *mean, float *rstd, const float *x,
                 int64_t T);
 

@@ -26,7 +26,8 @@ struct decode {
     float *memory;
     struct block_state state;
     float *next;   // [rows, C]
-    float *head;   // [HEAD_ROWS, C] gathered rows that want logits
+    float *last;   // [HEAD_ROWS, C] gathered rows that want logits
+    float *head;   // the same after the final norm: the head's input
     float *logits; // [HEAD_ROWS, V]
     int32_t *ids, *position;
     const float **blocks; // block lists of ATTEND_ROWS sequences, for one head
@@ -91,8 +92,9 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
         return error_set(err, -ENOMEM, "decode: out of memory");
     }
     const int64_t rows = rows_max;
-    int64_t floats = rows * (block_state_floats(s) + s->C) + block_scratch_floats(s) +
-                     HEAD_ROWS * ((int64_t)s->C + s->V);
+    const int64_t width = packed_depth(model->compute, s->C);
+    const int64_t floats = rows * (block_state_floats(s) + s->C) + block_scratch_floats(model) +
+                           HEAD_ROWS * (s->C + width + s->V);
     decode->rows_max = rows_max;
     decode->blocks_max = ((int64_t)s->T + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     decode->memory = floats_alloc((size_t)floats);
@@ -104,9 +106,11 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
         return error_set(err, -ENOMEM, "decode: no memory for %d rows", rows_max);
     }
     float *scratch = decode->memory;
-    decode->next = block_state_carve(&decode->state, s, scratch + block_scratch_floats(s), rows, scratch);
-    decode->head = decode->next + rows * s->C;
-    decode->logits = decode->head + (int64_t)HEAD_ROWS * s->C;
+    decode->next = block_state_carve(&decode->state, model, scratch + block_scratch_floats(model),
+                                     rows, scratch);
+    decode->last = decode->next + rows * s->C;
+    decode->head = decode->last + (int64_t)HEAD_ROWS * s->C;
+    decode->logits = decode->head + HEAD_ROWS * width;
     *out = TAKE(decode);
     return 0;
 }
@@ -317,8 +321,9 @@ static void flush_logits(const struct decode *decode, const struct model *model,
                          void *context)
 {
     const struct matrix *head = &model->head;
-    final_rows(model, decode->head, NULL, NULL, decode->head, count);
-    model->kernels->product(decode->logits, head->N, decode->head, head->K, 1, head->packed, count,
+    final_rows(model, decode->head, NULL, NULL, decode->last, count);
+    model->kernels->product(decode->logits, head->N,
+                            inputs_own(model->compute, decode->head, head->K), head->packed, count,
                             head->N, head->K, false);
     for (int32_t i = 0; i < count; i++) {
         on_logits(context, waiting[i], decode->logits + i * head->N);
@@ -334,7 +339,7 @@ static void run_head(const struct decode *decode, const struct model *model,
     int32_t held = 0;
     for (int32_t r = 0; r < count; r++) {
         if (rows[r].wants_logits) {
-            memcpy(decode->head + held * C, decode->next + r * C, (size_t)C * sizeof(float));
+            memcpy(decode->last + held * C, decode->next + r * C, (size_t)C * sizeof(float));
             waiting[held++] = r;
         }
         if (held == HEAD_ROWS || (held > 0 && r + 1 == count)) {

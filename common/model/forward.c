@@ -24,8 +24,9 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
     }
     forward->shape = s;
     forward->rows_max = rows_max;
-    int64_t floats =
-        block_scratch_floats(s) + rows_max * (s->L * block_state_floats(s) + 2L * s->C + 2);
+    const int64_t row =
+        s->L * block_state_floats(s) + s->C + packed_depth(model->compute, s->C) + 2;
+    const int64_t floats = block_scratch_floats(model) + rows_max * row;
     int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
     const int64_t block = kv_block_floats(model->compute, s->D);
     forward->memory = floats_alloc((size_t)floats);
@@ -55,17 +56,20 @@ void forward_destroy(struct forward *forward)
     }
 }
 
-static void carve(struct forward *forward, int64_t T)
+// carve lays the arrays out for T rows and returns where the head's input is written.
+static float *carve(struct forward *forward, const struct model *model, int64_t T)
 {
-    const struct shape *s = forward->shape;
-    float *scratch = forward->memory, *memory = scratch + block_scratch_floats(s);
+    const struct shape *s = &model->shape;
+    float *scratch = forward->memory, *memory = scratch + block_scratch_floats(model);
     for (int32_t l = 0; l < s->L; l++) {
-        memory = block_state_carve(&forward->layers[l], s, memory, T, scratch);
+        memory = block_state_carve(&forward->layers[l], model, memory, T, scratch);
     }
     forward->last = memory;
-    forward->final = forward->last + T * s->C;
-    forward->final_mean = forward->final + T * s->C;
+    forward->final_mean = forward->last + T * s->C;
     forward->final_rstd = forward->final_mean + T;
+    float *final = forward->final_rstd + T;
+    forward->final = inputs_own(model->compute, final, s->C);
+    return final;
 }
 
 const float *const *forward_blocks(struct forward *forward, const struct model *model,
@@ -133,7 +137,7 @@ void forward_run(struct forward *forward, const struct model *model, const struc
 {
     const struct shape *s = &model->shape;
     CHECK(pack->T >= 1 && pack->T <= forward->rows_max);
-    carve(forward, pack->T);
+    float *final = carve(forward, model, pack->T);
     embed_rows(model, forward->layers[0].x, pack->ids, pack->position, pack->T);
     for (int32_t l = 0; l < s->L; l++) {
         const struct block_state *state = &forward->layers[l];
@@ -142,8 +146,7 @@ void forward_run(struct forward *forward, const struct model *model, const struc
         block_after(model, l, state, l + 1 < s->L ? forward->layers[l + 1].x : forward->last,
                     pack->T);
     }
-    final_rows(model, forward->final, forward->final_mean, forward->final_rstd, forward->last,
-               pack->T);
+    final_rows(model, final, forward->final_mean, forward->final_rstd, forward->last, pack->T);
 }
 
 void forward_logprobs(struct forward *forward, const struct model *model, float *logprob,
@@ -160,8 +163,8 @@ void forward_logprobs(struct forward *forward, const struct model *model, float 
     forward_run(forward, model, &pack);
     for (int64_t t = 0; t + 1 < T; t += logits_rows) {
         int64_t rows = T - 1 - t < logits_rows ? T - 1 - t : logits_rows;
-        model->kernels->product(logits, head->N, forward->final + t * head->K, head->K, 1,
-                                head->packed, rows, head->N, head->K, false);
+        model->kernels->product(logits, head->N, inputs_from(forward->final, t), head->packed, rows,
+                                head->N, head->K, false);
         for (int64_t r = 0; r < rows; r++) {
             logprob[t + r] = logprob_of(logits + r * head->N, model->shape.V, ids[t + r + 1]);
         }

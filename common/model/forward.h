@@ -45,7 +45,7 @@ struct forward {
     float *memory;                  // all activations
     struct block_state *layers;     // [L], laid out for the rows of the last run
     float *last;                    // [T, C] residual stream after the last layer
-    float *final;                   // [T, C] after the final norm: the head's input
+    struct inputs final;            // [T, C] after the final norm: the head's input
     float *final_mean, *final_rstd; // [T]
     float *blocks;                  // key/value blocks of one sequence and head
     const float **block_list;

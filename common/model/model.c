@@ -52,8 +52,8 @@ static struct matrix matrix_plan(struct model *model, int32_t layer, enum param_
         return matrix;
     }
     if (model->packed != NULL) {
-        matrix.back =
-            operand_inputs(model->kernels, model->packed + model->packed_floats, matrix.rows, N, K);
+        matrix.back = operand_inputs(model->kernels, model->packed + model->packed_floats,
+                                     inputs_rows(matrix.rows, K), N);
     }
     model->packed_floats += (size_t)inputs_count(model->kernels, N, K);
     return matrix;
@@ -178,7 +178,8 @@ static void matrix_pack(const struct model *model, const struct matrix *matrix)
     const struct kernels *k = model->kernels;
     k->pack(without_const(matrix->packed.data), matrix->rows, matrix->N, matrix->K);
     if (model->trains) {
-        inputs_pack(k, without_const(matrix->back.data), matrix->rows, matrix->N, matrix->K);
+        inputs_pack(k, without_const(matrix->back.data), inputs_rows(matrix->rows, matrix->K),
+                    matrix->N, matrix->K);
     }
 }
 

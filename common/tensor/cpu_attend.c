@@ -8,14 +8,16 @@ _Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
 
 enum { ROWS_AT_ONCE = VEC }; // their rescaling factors fit a vector
 
-typedef void product_fn(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
-                        struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+typedef void product_fn(float *c, int64_t ldc, struct inputs a, struct operand b, int64_t M,
+                        int64_t N, int64_t K, bool accumulate);
+typedef void round_fn(float *to, const float *x, int64_t x_row, int64_t T, int64_t K);
 
 // struct walk is what the rows of a call have come to.
 struct walk {
     enum compute compute;
-    product_fn *product;                  // of this compute type
-    float q[ATTEND_ROWS * HEAD_SIZE_MAX]; // scaled
+    product_fn *product;                  // of this compute type,
+    round_fn *round;                      // and this
+    float q[ATTEND_ROWS * HEAD_SIZE_MAX]; // scaled, as its products read it
     float out[ATTEND_ROWS * HEAD_SIZE_MAX];
     float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator
     int32_t valid[ATTEND_ROWS];               // keys of the current block that a row sees
@@ -52,8 +54,20 @@ static v16 mask_rows(float *score, const float *max, const int32_t *valid, int r
     return v_load(top);
 }
 
-// softmax_rows makes probabilities relative to the running maximum of the scores of a block and
-// rescales `out` to it: `rows` rows from `from` on.
+// put_weights replaces a row of scores by weights, as products read them: floats, or pairs in the
+// first half.
+static void put_weights(const struct walk *w, float *score, v16 a, v16 b)
+{
+    if (w->compute == COMPUTE_F32) {
+        v_store(score, a);
+        v_store(score + VEC, b);
+    } else {
+        v_store(score, v_pairs_along(a, b));
+    }
+}
+
+// softmax_rows makes weights relative to the running maximum of the scores of a block and rescales
+// `out` to it: `rows` rows from `from` on.
 static void softmax_rows(struct walk *w, float *score, int64_t from, int rows, int64_t D)
 {
     const v16 tops = mask_rows(score, w->max + from, w->valid + from, rows);
@@ -62,8 +76,7 @@ static void softmax_rows(struct walk *w, float *score, int64_t from, int rows, i
     v_store(factor, v_exp(v_sub(v_load_n(w->max + from, rows), tops)));
     for (int r = 0; r < rows; r++, score += ATTENTION_BLOCK) {
         if (w->valid[from + r] == 0) {
-            v_store(score, v_set(0.0f));
-            v_store(score + VEC, v_set(0.0f));
+            put_weights(w, score, v_set(0.0f), v_set(0.0f));
             continue;
         }
         const v16 a = v_exp(v_sub(v_load(score), v_set(top[r]))); // e^-inf is 0: the hidden keys
@@ -71,8 +84,7 @@ static void softmax_rows(struct walk *w, float *score, int64_t from, int rows, i
         w->sum[from + r] = fmaf(w->sum[from + r], factor[r], v_sum(v_add(a, b)));
         w->max[from + r] = top[r];
         rescale(w->out + (from + r) * D, factor[r], D);
-        v_store(score, a);
-        v_store(score + VEC, b);
+        put_weights(w, score, a, b);
     }
 }
 
@@ -87,16 +99,17 @@ static void walk_block(const struct attend *a, struct walk *w, int64_t from, int
     struct operand values = kv_block_values(w->compute, block, D);
     keys.next = next;
     values.next = next + columns_floats(w->compute, D);
-    w->product(score, ATTENTION_BLOCK, w->q + from * D, D, 1, keys, rows, ATTENTION_BLOCK, D,
-               false);
+    const int64_t width = packed_depth(w->compute, D);
+    w->product(score, ATTENTION_BLOCK, inputs_own(w->compute, w->q + from * width, D), keys, rows,
+               ATTENTION_BLOCK, D, false);
     for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
         softmax_rows(w, score + r * ATTENTION_BLOCK, from + r,
                      rows - r < ROWS_AT_ONCE ? (int)(rows - r) : ROWS_AT_ONCE, D);
     }
-    // The last row sees most; beyond it the probabilities are 0 and the values may not be written
-    // yet.
-    w->product(w->out + from * D, D, score, ATTENTION_BLOCK, 1, values, rows, D,
-               w->valid[from + rows - 1], true);
+    // The last row sees most; beyond it the weights are 0 and the values may not be written yet.
+    struct inputs weights = inputs_rows(score, ATTENTION_BLOCK);
+    weights.pairs = w->compute != COMPUTE_F32;
+    w->product(w->out + from * D, D, weights, values, rows, D, w->valid[from + rows - 1], true);
 }
 
 static void walk_shared(const struct attend *a, struct walk *w)
@@ -130,12 +143,14 @@ static void walk_run(const struct attend *a, struct walk *w)
     const int64_t D = a->D, rows = a->parts * a->rows;
     attend_check(a);
     for (int64_t r = 0; r < rows; r++) {
-        memcpy(w->q + r * D, attend_query(a, r), (size_t)D * sizeof(float));
+        float *q = w->out; // scratch, cleared below
+        memcpy(q, attend_query(a, r), (size_t)D * sizeof(float));
+        cpu_scale(q, attend_scale(D), D);
+        w->round(w->q + r * packed_depth(w->compute, D), q, D, 1, D);
         w->max[r] = -INFINITY;
         w->sum[r] = 0.0f;
     }
     memset(w->out, 0, (size_t)(rows * D) * sizeof(float));
-    cpu_scale(w->q, attend_scale(D), rows * D);
     walk_shared(a, w);
     for (int64_t i = 0; i < a->parts; i++) {
         walk_own(a, w, i);
@@ -152,6 +167,7 @@ void cpu_attend(const struct attend *attend)
     struct walk walk;
     walk.compute = COMPUTE_F32;
     walk.product = cpu_product;
+    walk.round = cpu_round_rows;
     walk_run(attend, &walk);
 }
 #endif
@@ -161,5 +177,6 @@ void cpu_attend_bf16(const struct attend *attend)
     struct walk walk;
     walk.compute = COMPUTE_BF16;
     walk.product = cpu_product_bf16;
+    walk.round = cpu_round_rows_bf16;
     walk_run(attend, &walk);
 }

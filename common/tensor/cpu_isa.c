@@ -55,8 +55,8 @@ static bool tiles_agree(void)
         b[i] = (float)(i * 53 % 97 - 48) / 11.0f;
     }
     const struct operand right = operand_row_major(b, N);
-    portable_bf16_amx.product(wanted, N, a, K, 1, right, M, N, K, false);
-    avx512bf16_bf16_amx.product(c, N, a, K, 1, right, M, N, K, false);
+    portable_bf16_amx.product(wanted, N, inputs_rows(a, K), right, M, N, K, false);
+    avx512bf16_bf16_amx.product(c, N, inputs_rows(a, K), right, M, N, K, false);
     bool agree = true;
     for (int i = 0; i < M * N; i++) {
         agree = agree && c[i] == wanted[i]; // none is zero, or not a number

@@ -6,6 +6,33 @@
 // FOR_VEC walks n elements; inside, `i` is the first element and `c` how many of the 16 exist.
 #define FOR_VEC(i, c, n) for (int64_t i = 0, c = 0; (c = (n)-i < VEC ? (n)-i : VEC) > 0; i += VEC)
 
+// What products read is written in floats or in pairs (kernels.h), as a constant says.
+
+// inputs_store writes numbers i .. i + 15 of a row of K, of which `count` exist.
+VEC_INLINE void inputs_store(float *row, int64_t i, v16 v, int64_t count, const bool pairs)
+{
+    if (pairs) {
+        v_store_bf16(row + i / 2, count < VEC ? v_keep(v, (int)count) : v);
+    } else {
+        v_store_n(row + i, v, (int)count);
+    }
+}
+
+// inputs_width is how many floats a row takes.
+VEC_INLINE int64_t inputs_width(int64_t K, const bool pairs)
+{
+    return packed_depth(pairs ? COMPUTE_BF16 : COMPUTE_F32, K);
+}
+
+// inputs_end fills a row of pairs up.
+VEC_INLINE void inputs_end(float *row, int64_t K, const bool pairs)
+{
+    const int64_t written = (K + VEC - 1) / VEC * VEC / 2;
+    if (pairs && written < inputs_width(K, pairs)) {
+        memset(row + written, 0, VEC / 2 * sizeof(float));
+    }
+}
+
 // Rows that a norm takes at once: the sums of some run while others wait for a root.
 enum { NORM_ROWS = 8 };
 
@@ -21,8 +48,8 @@ static float rms_reciprocal(const float *x, int64_t C, float eps)
     return 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
 }
 
-void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
-                 float eps)
+VEC_INLINE void rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T,
+                        int64_t C, float eps, const bool pairs)
 {
     for (int64_t from = 0; from < T; from += NORM_ROWS) {
         const int64_t rows = T - from < NORM_ROWS ? T - from : NORM_ROWS;
@@ -33,15 +60,27 @@ void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64
         if (rstd != NULL) {
             memcpy(rstd + from, r, (size_t)rows * sizeof(float));
         }
-        for (int64_t t = 0; t < rows; t++, x += C, y += C) {
+        for (int64_t t = 0; t < rows; t++, x += C, y += inputs_width(C, pairs)) {
             FOR_VEC(i, c, C)
             {
-                v16 v =
-                    v_mul(v_mul(v_load_n(x + i, (int)c), v_set(r[t])), v_load_n(gain + i, (int)c));
-                v_store_n(y + i, v, (int)c);
+                v16 v = v_mul(v_load_n(x + i, (int)c), v_set(r[t]));
+                inputs_store(y, i, v_mul(v, v_load_n(gain + i, (int)c)), c, pairs);
             }
+            inputs_end(y, C, pairs);
         }
     }
+}
+
+void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
+                 float eps)
+{
+    rmsnorm(y, rstd, x, gain, T, C, eps, false);
+}
+
+void cpu_rmsnorm_bf16(float *y, float *rstd, const float *x, const float *gain, int64_t T,
+                      int64_t C, float eps)
+{
+    rmsnorm(y, rstd, x, gain, T, C, eps, true);
 }
 
 // With n = x*r: dx = r * (dy*gain - n * mean(dy*gain*n)).
@@ -69,10 +108,19 @@ void cpu_rmsnorm_backward(float *dx, float *dgain, const float *dy, const float 
     }
 }
 
-void cpu_layernorm(float *y, float *mean, float *rstd, const float *x, const float *gain,
-                   const float *bias, int64_t T, int64_t C, float eps)
+struct layernorm {
+    float *y, *mean, *rstd;
+    const float *x, *gain, *bias;
+    int64_t T, C;
+    float eps;
+};
+
+VEC_INLINE void layernorm(const struct layernorm *norm, const bool pairs)
 {
-    for (int64_t t = 0; t < T; t++, x += C, y += C) {
+    const int64_t C = norm->C;
+    const float *x = norm->x;
+    float *y = norm->y;
+    for (int64_t t = 0; t < norm->T; t++, x += C, y += inputs_width(C, pairs)) {
         v16 sum = v_set(0.0f);
         FOR_VEC(i, c, C)
         {
@@ -85,18 +133,33 @@ void cpu_layernorm(float *y, float *mean, float *rstd, const float *x, const flo
             v16 d = v_keep(v_sub(v_load_n(x + i, (int)c), v_set(m)), (int)c);
             squares = v_fma(d, d, squares);
         }
-        float r = 1.0f / sqrtf(v_sum(squares) / (float)C + eps);
+        float r = 1.0f / sqrtf(v_sum(squares) / (float)C + norm->eps);
         FOR_VEC(i, c, C)
         {
             v16 n = v_mul(v_sub(v_load_n(x + i, (int)c), v_set(m)), v_set(r));
-            v16 v = v_fma(n, v_load_n(gain + i, (int)c), v_load_n(bias + i, (int)c));
-            v_store_n(y + i, v, (int)c);
+            v16 v = v_fma(n, v_load_n(norm->gain + i, (int)c), v_load_n(norm->bias + i, (int)c));
+            inputs_store(y, i, v, c, pairs);
         }
-        if (rstd != NULL) {
-            mean[t] = m;
-            rstd[t] = r;
+        inputs_end(y, C, pairs);
+        if (norm->rstd != NULL) {
+            norm->mean[t] = m;
+            norm->rstd[t] = r;
         }
     }
+}
+
+void cpu_layernorm(float *y, float *mean, float *rstd, const float *x, const float *gain,
+                   const float *bias, int64_t T, int64_t C, float eps)
+{
+    const struct layernorm norm = {y, mean, rstd, x, gain, bias, T, C, eps};
+    layernorm(&norm, false);
+}
+
+void cpu_layernorm_bf16(float *y, float *mean, float *rstd, const float *x, const float *gain,
+                        const float *bias, int64_t T, int64_t C, float eps)
+{
+    const struct layernorm norm = {y, mean, rstd, x, gain, bias, T, C, eps};
+    layernorm(&norm, true);
 }
 
 // With n = (x-m)*r and d = dy*gain: dx = r * (d - mean(d) - n * mean(d*n)).
@@ -204,22 +267,33 @@ void cpu_rope(float *x, int64_t ld, const float *table, const int32_t *position,
     }
 }
 
-void cpu_swiglu(float *y, const float *gate_up, int64_t T, int64_t F)
+VEC_INLINE void swiglu(float *y, const float *gate_up, int64_t T, int64_t F, const bool pairs)
 {
-    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, y += F) {
+    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, y += inputs_width(F, pairs)) {
         FOR_VEC(i, c, F)
         {
             v16 g = v_load_n(gate_up + i, (int)c);
             v16 u = v_load_n(gate_up + F + i, (int)c);
-            v_store_n(y + i, v_mul(v_mul(g, v_sigmoid(g)), u), (int)c);
+            inputs_store(y, i, v_mul(v_mul(g, v_sigmoid(g)), u), c, pairs);
         }
+        inputs_end(y, F, pairs);
     }
 }
 
-void cpu_swiglu_backward(float *dgate_up, float *y, const float *dy, const float *gate_up,
-                         int64_t T, int64_t F)
+void cpu_swiglu(float *y, const float *gate_up, int64_t T, int64_t F)
 {
-    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, dgate_up += 2 * F, dy += F, y += F) {
+    swiglu(y, gate_up, T, F, false);
+}
+
+void cpu_swiglu_bf16(float *y, const float *gate_up, int64_t T, int64_t F)
+{
+    swiglu(y, gate_up, T, F, true);
+}
+
+VEC_INLINE void swiglu_backward(float *dgate_up, float *y, const float *dy, const float *gate_up,
+                                int64_t T, int64_t F, const bool pairs)
+{
+    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, dgate_up += 2 * F, dy += F) {
         FOR_VEC(i, c, F)
         {
             v16 g = v_load_n(gate_up + i, (int)c);
@@ -231,9 +305,23 @@ void cpu_swiglu_backward(float *dgate_up, float *y, const float *dy, const float
             v16 slope = v_mul(s, v_fma(g, v_sub(v_set(1.0f), s), v_set(1.0f)));
             v_store_n(dgate_up + i, v_mul(v_mul(d, u), slope), (int)c);
             v_store_n(dgate_up + F + i, v_mul(v_mul(d, g), s), (int)c);
-            v_store_n(y + i, v_mul(v_mul(g, s), u), (int)c);
+            inputs_store(y, i, v_mul(v_mul(g, s), u), c, pairs);
         }
+        inputs_end(y, F, pairs);
+        y += inputs_width(F, pairs);
     }
+}
+
+void cpu_swiglu_backward(float *dgate_up, float *y, const float *dy, const float *gate_up,
+                         int64_t T, int64_t F)
+{
+    swiglu_backward(dgate_up, y, dy, gate_up, T, F, false);
+}
+
+void cpu_swiglu_backward_bf16(float *dgate_up, float *y, const float *dy, const float *gate_up,
+                              int64_t T, int64_t F)
+{
+    swiglu_backward(dgate_up, y, dy, gate_up, T, F, true);
 }
 
 static const float gelu_a = 0.7978845608028654f; // sqrt(2/pi)
@@ -245,27 +333,59 @@ VEC_INLINE v16 gelu_tanh(v16 x)
     return v_tanh(v_mul(v_set(gelu_a), v_fma(cube, x, x)));
 }
 
-void cpu_gelu(float *y, const float *x, int64_t n)
+VEC_INLINE v16 gelu_of(v16 x, v16 tanh)
 {
-    FOR_VEC(i, c, n)
-    {
-        v16 v = v_load_n(x + i, (int)c);
-        v16 half = v_mul(v_set(0.5f), v);
-        v_store_n(y + i, v_mul(half, v_add(v_set(1.0f), gelu_tanh(v))), (int)c);
+    return v_mul(v_mul(v_set(0.5f), x), v_add(v_set(1.0f), tanh));
+}
+
+VEC_INLINE void gelu(float *y, const float *x, int64_t T, int64_t F, const bool pairs)
+{
+    for (int64_t t = 0; t < T; t++, x += F, y += inputs_width(F, pairs)) {
+        FOR_VEC(i, c, F)
+        {
+            v16 v = v_load_n(x + i, (int)c);
+            inputs_store(y, i, gelu_of(v, gelu_tanh(v)), c, pairs);
+        }
+        inputs_end(y, F, pairs);
     }
 }
 
-void cpu_gelu_backward(float *dx, float *y, const float *dy, const float *x, int64_t n)
+void cpu_gelu(float *y, const float *x, int64_t T, int64_t F)
 {
-    FOR_VEC(i, c, n)
-    {
-        v16 v = v_load_n(x + i, (int)c);
-        v16 t = gelu_tanh(v);
-        v16 inner = v_fma(v_mul(v_set(3.0f * gelu_b), v), v, v_set(1.0f));
-        inner = v_mul(v_set(gelu_a), inner);
-        v16 rest = v_mul(v_mul(v_set(0.5f), v), v_sub(v_set(1.0f), v_mul(t, t)));
-        v16 slope = v_add(v_mul(v_set(0.5f), v_add(v_set(1.0f), t)), v_mul(rest, inner));
-        v_store_n(dx + i, v_mul(v_load_n(dy + i, (int)c), slope), (int)c);
-        v_store_n(y + i, v_mul(v_mul(v_set(0.5f), v), v_add(v_set(1.0f), t)), (int)c);
+    gelu(y, x, T, F, false);
+}
+
+void cpu_gelu_bf16(float *y, const float *x, int64_t T, int64_t F)
+{
+    gelu(y, x, T, F, true);
+}
+
+VEC_INLINE void gelu_backward(float *dx, float *y, const float *dy, const float *x, int64_t T,
+                              int64_t F, const bool pairs)
+{
+    for (int64_t t = 0; t < T; t++, x += F, dx += F, dy += F, y += inputs_width(F, pairs)) {
+        FOR_VEC(i, c, F)
+        {
+            v16 v = v_load_n(x + i, (int)c);
+            v16 tanh = gelu_tanh(v);
+            v16 inner = v_fma(v_mul(v_set(3.0f * gelu_b), v), v, v_set(1.0f));
+            inner = v_mul(v_set(gelu_a), inner);
+            v16 rest = v_mul(v_mul(v_set(0.5f), v), v_sub(v_set(1.0f), v_mul(tanh, tanh)));
+            v16 slope = v_add(v_mul(v_set(0.5f), v_add(v_set(1.0f), tanh)), v_mul(rest, inner));
+            v_store_n(dx + i, v_mul(v_load_n(dy + i, (int)c), slope), (int)c);
+            inputs_store(y, i, gelu_of(v, tanh), c, pairs);
+        }
+        inputs_end(y, F, pairs);
     }
+}
+
+void cpu_gelu_backward(float *dx, float *y, const float *dy, const float *x, int64_t T, int64_t F)
+{
+    gelu_backward(dx, y, dy, x, T, F, false);
+}
+
+void cpu_gelu_backward_bf16(float *dx, float *y, const float *dy, const float *x, int64_t T,
+                            int64_t F)
+{
+    gelu_backward(dx, y, dy, x, T, F, true);
 }

@@ -65,22 +65,29 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
     }
 }
 
-void cpu_product(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
-                 struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
+void cpu_product(float *c, int64_t ldc, struct inputs a, struct operand b, int64_t M, int64_t N,
+                 int64_t K, bool accumulate)
 {
     for (int64_t m = 0; m < M; m += ROW_BLOCK) {
         for (int64_t k = 0; k < K || k == 0; k += DEPTH) {
             const struct tile t = {.c = c + m * ldc,
                                    .ldc = ldc,
-                                   .a = a + m * a_row + k * a_col,
-                                   .a_row = a_row,
-                                   .a_col = a_col,
+                                   .a = a.data + m * a.row + k * a.col,
+                                   .a_row = a.row,
+                                   .a_col = a.col,
                                    .K = K - k < DEPTH ? K - k : DEPTH,
                                    .accumulate = accumulate || k > 0};
             struct operand rest = b;
             rest.data += k * b.row_stride;
             block_run(t, rest, M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N);
         }
+    }
+}
+
+void cpu_round_rows(float *to, const float *x, int64_t x_row, int64_t T, int64_t K)
+{
+    for (int64_t t = 0; t < T; t++) {
+        memcpy(to + t * K, x + t * x_row, (size_t)K * sizeof(float));
     }
 }
 

@@ -267,20 +267,33 @@ static void copy_down(float *copy, const float *a, int64_t a_col, int64_t rows, 
     }
 }
 
-// copy_a rounds a block of A to tiles. What is missing of the last tile's rows stays as it is:
-// nothing of it gets into the rows that exist.
-static void copy_a(float *copy, const float *a, int64_t a_row, int64_t a_col, int64_t rows,
-                   int64_t depth)
+// copy_pairs lays rows of pairs out in tiles.
+static void copy_pairs(float *copy, const float *a, int64_t a_row, int64_t rows, int64_t depth)
 {
-    if (a_col == 1) {
-        copy_along(copy, a, a_row, rows, depth);
-    } else {
-        copy_down(copy, a, a_col, rows, depth);
+    for (int64_t r = 0; r < rows; r++, a += a_row) {
+        float *row = copy + r / TILE * A_TILES + r % TILE * TILE;
+        for (int64_t k = 0; k < depth; k += TILE_DEPTH, row += TILE_WORDS) {
+            v_store(row, v_load(a + k / 2));
+        }
     }
 }
 
-void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
-                     struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
+// copy_a makes tiles of a block of A in one pass of K, from row m and column k on. What is missing
+// of the last tile's rows stays as it is: nothing of it gets into the rows that exist.
+static void copy_a(float *copy, const struct inputs *a, int64_t m, int64_t k, int64_t rows,
+                   int64_t depth)
+{
+    if (a->pairs) {
+        copy_pairs(copy, a->data + m * a->row + k / 2, a->row, rows, depth);
+    } else if (a->col == 1) {
+        copy_along(copy, a->data + m * a->row + k, a->row, rows, depth);
+    } else {
+        copy_down(copy, a->data + m + k * a->col, a->col, rows, depth);
+    }
+}
+
+void cpu_product_amx(float *c, int64_t ldc, struct inputs a, struct operand b, int64_t M, int64_t N,
+                     int64_t K, bool accumulate)
 {
     float copy[(size_t)ROW_BLOCK / TILE * A_TILES];
     amx_begin();
@@ -295,7 +308,7 @@ void cpu_product_amx(float *c, int64_t ldc, const float *a, int64_t a_row, int64
                                        .accumulate = accumulate || k > 0};
             struct operand rest = b;
             rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
-            copy_a(copy, a + m * a_row + k * a_col, a_row, a_col, rows, depth);
+            copy_a(copy, &a, m, k, rows, depth);
             block_run(block, rest, rows, N, depth);
         }
     }

@@ -1,5 +1,5 @@
-// The product in bf16: the tiles of cpu_tile.h over pairs. A block of A is rounded once in each
-// pass of K, a piece of a panel of B where it is not in pairs already.
+// The product in bf16: the tiles of cpu_tile.h over pairs. Where they are not in pairs already, a
+// block of A is rounded once in each pass of K, and so is a piece of a panel of B.
 #define TILE_PAIRS 1
 #include "common/tensor/cpu_pairs.h"
 #include "common/tensor/cpu_tile.h"
@@ -30,8 +30,9 @@ static void copy_down(float *copy, const float *a, int64_t a_col, const struct s
 }
 
 // block_run computes a block of rows in one pass of K, of `depth`; `b` begins at the pass's first
-// row.
-static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, int64_t depth)
+// row. `pairs` says that t.a is in pairs.
+static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, int64_t depth,
+                      bool pairs)
 {
     float a_copy[(size_t)ROW_BLOCK * COPY_STRIDE], b_copy[2][(size_t)DEPTH * PANEL];
     const struct split split = split_rows(rows);
@@ -39,11 +40,12 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, 
     t.a_packed = t.a_col != 1;
     if (t.a_packed) {
         copy_down(a_copy, t.a, t.a_col, &split, depth);
-    } else {
+        t.a = a_copy;
+    } else if (!pairs) {
         pairs_along(a_copy, COPY_STRIDE, t.a, t.a_row, rows, depth);
+        t.a = a_copy;
         t.a_row = COPY_STRIDE;
     }
-    t.a = a_copy;
     t.b_row = PANEL;
     t.ahead_step = (PANEL + split.tiles - 1) / split.tiles;
     float *c = t.c;
@@ -61,25 +63,30 @@ static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, 
     }
 }
 
-void cpu_product_bf16(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
-                      struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate)
+void cpu_product_bf16(float *c, int64_t ldc, struct inputs a, struct operand b, int64_t M,
+                      int64_t N, int64_t K, bool accumulate)
 {
     const unsigned before = flush_begin();
     for (int64_t m = 0; m < M; m += ROW_BLOCK) {
         for (int64_t k = 0; k < K || k == 0; k += PASS) {
             const struct tile t = {.c = c + m * ldc,
                                    .ldc = ldc,
-                                   .a = a + m * a_row + k * a_col,
-                                   .a_row = a_row,
-                                   .a_col = a_col,
+                                   .a = a.data + m * a.row + (a.pairs ? k / 2 : k * a.col),
+                                   .a_row = a.row,
+                                   .a_col = a.col,
                                    .accumulate = accumulate || k > 0};
             struct operand rest = b;
             rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
             block_run(t, rest, M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N,
-                      K - k < PASS ? K - k : PASS);
+                      K - k < PASS ? K - k : PASS, a.pairs);
         }
     }
     flush_end(before);
+}
+
+void cpu_round_rows_bf16(float *to, const float *x, int64_t x_row, int64_t T, int64_t K)
+{
+    pairs_along(to, packed_depth(COMPUTE_BF16, K), x, x_row, T, K);
 }
 
 // Sixteen rows are rounded piece by piece, then written column by column.
@@ -103,21 +110,32 @@ void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K)
     }
 }
 
+// pair_of pairs up to sixteen numbers of rows k and k + 1 of B [K, N], from column n on.
+VEC_INLINE v16 pair_of(const struct inputs *B, int64_t k, int64_t n, int64_t K, int64_t N)
+{
+    static const float zeros[VEC / 2];
+    if (B->pairs) { // filled up with zeros in n
+        const float *row = B->data + k * B->row + n / 2;
+        return v_join(row, k + 1 < K ? row + B->row : zeros);
+    }
+    const int count = N - n < PANEL ? (int)(N - n) : PANEL;
+    return pair_rows(B->data + k * B->row + n, B->row, k + 1 < K, count);
+}
+
 // Rows are read two by two, a few panels' width of them at once.
-void cpu_pack_rows_bf16(float *packed, const float *B, int64_t K, int64_t N)
+void cpu_pack_rows_bf16(float *packed, struct inputs B, int64_t K, int64_t N)
 {
     enum { AT_ONCE = 8 * PANEL, AHEAD = 8 }; // rows that are asked for ahead
     const int64_t depth = packed_depth(COMPUTE_BF16, K);
     for (int64_t begin = 0; begin < N; begin += AT_ONCE) {
         const int64_t end = N - begin < AT_ONCE ? N : begin + AT_ONCE;
         for (int64_t k = 0; k < depth; k++) {
+            const float *later = B.data + (2 * k + AHEAD) * B.row;
             for (int64_t n = begin; n < end; n += PANEL) {
-                const int count = N - n < PANEL ? (int)(N - n) : PANEL;
-                const v16 pairs =
-                    2 * k < K ? pair_rows(B + 2 * k * N + n, N, 2 * k + 1 < K, count) : v_set(0.0f);
-                v_store(packed + n * depth + k * PANEL, pairs);
-                __builtin_prefetch(B + (2 * k + AHEAD) * N + n);
-                __builtin_prefetch(B + (2 * k + AHEAD + 1) * N + n);
+                v_store(packed + n * depth + k * PANEL,
+                        2 * k < K ? pair_of(&B, 2 * k, n, K, N) : v_set(0.0f));
+                __builtin_prefetch(later + (B.pairs ? n / 2 : n));
+                __builtin_prefetch(later + B.row + (B.pairs ? n / 2 : n));
             }
         }
     }

@@ -10,46 +10,58 @@ extern const struct kernels CPU(f32);
 #endif
 extern const struct kernels CPU(bf16), CPU(bf16_amx);
 
-// What is the same in both.
+// What is the same in all.
 #define F32_KERNELS                                                                                \
-    .rmsnorm = cpu_rmsnorm, .rmsnorm_backward = cpu_rmsnorm_backward, .layernorm = cpu_layernorm,  \
+    .rmsnorm = cpu_rmsnorm, .rmsnorm_backward = cpu_rmsnorm_backward,                              \
     .layernorm_backward = cpu_layernorm_backward, .add_bias = cpu_add_bias,                        \
-    .bias_backward = cpu_bias_backward, .add = cpu_add, .rope = cpu_rope, .swiglu = cpu_swiglu,    \
-    .swiglu_backward = cpu_swiglu_backward, .gelu = cpu_gelu, .gelu_backward = cpu_gelu_backward,  \
+    .bias_backward = cpu_bias_backward, .add = cpu_add, .rope = cpu_rope,                          \
     .softmax_backward = cpu_softmax_backward, .scale = cpu_scale, .dot = cpu_dot,                  \
     .log_sum_exp = cpu_log_sum_exp, .maximum = cpu_maximum, .exp_weights = cpu_exp_weights,        \
     .softmax = cpu_softmax, .softmax_gradient = cpu_softmax_gradient, .adamw = cpu_adamw,          \
     .square_sum = cpu_square_sum, .round_bf16 = cpu_round_bf16
 
+// What is the same in both tables of bf16.
+#define BF16_KERNELS                                                                               \
+    F32_KERNELS, .pack = cpu_pack_bf16, .pack_rows = cpu_pack_rows_bf16,                           \
+                 .round_rows = cpu_round_rows_bf16, .put_column = cpu_put_column_bf16,             \
+                 .put_row = cpu_put_row_bf16, .rmsnorm_inputs = cpu_rmsnorm_bf16,                  \
+                 .layernorm = cpu_layernorm_bf16, .swiglu = cpu_swiglu_bf16,                       \
+                 .swiglu_backward = cpu_swiglu_backward_bf16, .gelu = cpu_gelu_bf16,               \
+                 .gelu_backward = cpu_gelu_backward_bf16
+
 #if !defined(__AVX512BF16__)
 const struct kernels CPU(f32) = {
+    F32_KERNELS,
     .name = CPU_TEXT(KERNELS),
     .compute = COMPUTE_F32,
     .product = cpu_product,
     .attend = cpu_attend,
     .pack = cpu_pack,
+    .round_rows = cpu_round_rows,
     .put_column = cpu_put_column,
     .put_row = cpu_put_row,
+    .rmsnorm_inputs = cpu_rmsnorm,
+    .layernorm = cpu_layernorm,
+    .swiglu = cpu_swiglu,
+    .swiglu_backward = cpu_swiglu_backward,
+    .gelu = cpu_gelu,
+    .gelu_backward = cpu_gelu_backward,
     .burn = cpu_burn,
-    F32_KERNELS,
 };
 #endif
 
 const struct kernels CPU(bf16) = {
+    BF16_KERNELS,
     .name = CPU_TEXT(KERNELS),
     .compute = COMPUTE_BF16,
     .product = cpu_product_bf16,
     .attend = cpu_attend_bf16,
-    .pack = cpu_pack_bf16,
-    .pack_rows = cpu_pack_rows_bf16,
-    .put_column = cpu_put_column_bf16,
-    .put_row = cpu_put_row_bf16,
     .burn = cpu_burn_bf16,
-    F32_KERNELS,
 };
 
 // The build for AVX512-BF16 has the tile unit's instructions too, and a host needs both for it.
 const struct kernels CPU(bf16_amx) = {
+    BF16_KERNELS,
 #if defined(AMX_UNIT)
     .name = "amx",
 #else
@@ -58,10 +70,5 @@ const struct kernels CPU(bf16_amx) = {
     .compute = COMPUTE_BF16_AMX,
     .product = cpu_product_amx,
     .attend = cpu_attend_amx,
-    .pack = cpu_pack_bf16,
-    .pack_rows = cpu_pack_rows_bf16,
-    .put_column = cpu_put_column_bf16,
-    .put_row = cpu_put_row_bf16,
     .burn = cpu_burn_amx,
-    F32_KERNELS,
 };

@@ -39,6 +39,16 @@ struct operand {
     bool pairs;
 };
 
+// struct inputs is rows of numbers that go into products: element (m, k) lies at data + m*row +
+// k*col, of which one is 1: a transposed left side needs no copy. Where `pairs` is set, row m lies
+// at data + m*row, pair after pair, and goes on with zeros up to a multiple of PACKED_DEPTH
+// numbers; col is 1. Only products in bf16 take these.
+struct inputs {
+    const float *data;
+    int64_t row, col;
+    bool pairs;
+};
+
 struct adamw {
     float lr, beta1, beta2, epsilon, weight_decay;
     float grad_scale;               // the norm clip's factor
@@ -56,23 +66,25 @@ struct kernels {
     const char *name; // "portable", "avx2", "avx512", "avx512bf16", "amx"
     enum compute compute;
 
-    // c [M, N] (stride ldc) = a [M, K] · b, plus what was in c when `accumulate`. Element (m, k) of
-    // a lies at a[m*a_row + k*a_col], of which one is 1: a transposed A needs no copy. Each result
-    // is chains of fused multiply-adds. f32: one over k upwards. bf16: one over 1, 0, 3, 2, 5, 4
-    // .., as VDPBF16PS computes. bf16-amx: of each 32 k, one over the even and one over the odd
-    // ones, from zero; their sum is added to what came before, as TDPBF16PS computes. In both, what
-    // is missing of K is zeros, and every input and result that is subnormal counts as a zero of
-    // its sign. Results that are not finite are so in every table, but NaNs may differ.
-    void (*product)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
-                    struct operand b, int64_t M, int64_t N, int64_t K, bool accumulate);
+    // c [M, N] (stride ldc) = a [M, K] · b, plus what was in c when `accumulate`. Each result is
+    // chains of fused multiply-adds. f32: one over k upwards. bf16: one over 1, 0, 3, 2, 5, 4 ..,
+    // as VDPBF16PS computes. bf16-amx: of each 32 k, one over the even and one over the odd ones,
+    // from zero; their sum is added to what came before, as TDPBF16PS computes. In both, what is
+    // missing of K is zeros, and every input and result that is subnormal counts as a zero of its
+    // sign. Results that are not finite are so in every table, but NaNs may differ.
+    void (*product)(float *c, int64_t ldc, struct inputs a, struct operand b, int64_t M, int64_t N,
+                    int64_t K, bool accumulate);
+
+    // Writes x [T, K] (stride x_row) as inputs_own describes.
+    void (*round_rows)(float *to, const float *x, int64_t x_row, int64_t T, int64_t K);
 
     // Packs W [N, K], row-major, as the operand Wᵀ of this table's products: panels of 16 columns,
     // those beyond N zero. operand_packed says where they lie.
     void (*pack)(float *packed, const float *W, int64_t N, int64_t K);
 
-    // Packs B [K, N], row-major, as the operand B of this table's products; NULL where they read it
-    // best as it lies (f32).
-    void (*pack_rows)(float *packed, const float *B, int64_t K, int64_t N);
+    // Packs B [K, N], whose col is 1, as the operand B of this table's products; NULL where they
+    // read it best as it lies (f32).
+    void (*pack_rows)(float *packed, struct inputs B, int64_t K, int64_t N);
 
     // Writes x [D] as column `slot` of an operand [D, 32] that operand_packed describes, or as row
     // `slot` of an operand [32, D] that operand_rows does: keys and values, one position after
@@ -81,13 +93,16 @@ struct kernels {
     void (*put_column)(float *columns, int64_t slot, const float *x, int64_t D);
     void (*put_row)(float *rows, int64_t slot, const float *x, int64_t D);
 
-    // y = x / rms(x) * gain; rstd [T] keeps 1/rms for the backward pass. x, y [T, C].
+    // y = x / rms(x) * gain; rstd [T] keeps 1/rms for the backward pass. x, y [T, C];
+    // rmsnorm_inputs writes y as inputs_own describes.
     void (*rmsnorm)(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
                     float eps);
+    void (*rmsnorm_inputs)(float *y, float *rstd, const float *x, const float *gain, int64_t T,
+                           int64_t C, float eps);
     // dx += the gradient through rmsnorm, dgain += its own. dy [T, C].
     void (*rmsnorm_backward)(float *dx, float *dgain, const float *dy, const float *x,
                              const float *rstd, const float *gain, int64_t T, int64_t C);
-    // LayerNorm with bias; mean and rstd [T] are kept.
+    // LayerNorm with bias; mean and rstd [T] are kept. y is as inputs_own describes.
     void (*layernorm)(float *y, float *mean, float *rstd, const float *x, const float *gain,
                       const float *bias, int64_t T, int64_t C, float eps);
     void (*layernorm_backward)(float *dx, float *dgain, float *dbias, const float *dy,
@@ -108,13 +123,15 @@ struct kernels {
                  int64_t heads, int64_t D, float sign);
 
     // y [T, F] = silu(gate) * up, and its gradients; gate_up and dgate_up are [T, 2F], gate first.
-    // The backward pass writes y again: it is cheaper to compute than to keep.
+    // y is as inputs_own describes; the backward pass writes it again: it is cheaper to compute
+    // than to keep.
     void (*swiglu)(float *y, const float *gate_up, int64_t T, int64_t F);
     void (*swiglu_backward)(float *dgate_up, float *y, const float *dy, const float *gate_up,
                             int64_t T, int64_t F);
-    // y = gelu(x), tanh form, over n elements; dx = dy * gelu'(x), and y again.
-    void (*gelu)(float *y, const float *x, int64_t n);
-    void (*gelu_backward)(float *dx, float *y, const float *dy, const float *x, int64_t n);
+    // y [T, F] = gelu(x), tanh form, likewise; dx = dy * gelu'(x), and y again.
+    void (*gelu)(float *y, const float *x, int64_t T, int64_t F);
+    void (*gelu_backward)(float *dx, float *y, const float *dy, const float *x, int64_t T,
+                          int64_t F);
 
     // The queries of one call over their keys (attend.h).
     void (*attend)(const struct attend *attend);
@@ -189,16 +206,43 @@ static inline struct operand operand_packed(enum compute compute, const float *p
     return operand_panels(packed, packed_depth(compute, K), compute != COMPUTE_F32);
 }
 
-// operand_inputs is B [K, N], row-major, as a product that reads it often reads it best: as it
+// inputs_rows and inputs_columns are a matrix of floats and its transpose: rows, columns of the
+// inputs are so far apart.
+static inline struct inputs inputs_rows(const float *data, int64_t row)
+{
+    return (struct inputs){.data = data, .row = row, .col = 1};
+}
+
+static inline struct inputs inputs_columns(const float *data, int64_t column)
+{
+    return (struct inputs){.data = data, .row = 1, .col = column};
+}
+
+// inputs_own is rows of K numbers, packed_depth floats apart, as products of a compute type read
+// them without a copy.
+static inline struct inputs inputs_own(enum compute compute, const float *data, int64_t K)
+{
+    return (struct inputs){
+        .data = data, .row = packed_depth(compute, K), .col = 1, .pairs = compute != COMPUTE_F32};
+}
+
+// inputs_from is the inputs from row t on.
+static inline struct inputs inputs_from(struct inputs inputs, int64_t t)
+{
+    inputs.data += t * inputs.row;
+    return inputs;
+}
+
+// operand_inputs is B [K, N], whose col is 1, as a product that reads it often reads it best: as it
 // lies, or in `packed` [inputs_count], once inputs_pack has put it there.
 static inline struct operand operand_inputs(const struct kernels *kernels, const float *packed,
-                                            const float *B, int64_t K, int64_t N)
+                                            struct inputs B, int64_t K)
 {
-    return kernels->pack_rows == NULL ? operand_row_major(B, N)
+    return kernels->pack_rows == NULL ? operand_row_major(B.data, B.row)
                                       : operand_packed(kernels->compute, packed, K);
 }
 
-static inline void inputs_pack(const struct kernels *kernels, float *packed, const float *B,
+static inline void inputs_pack(const struct kernels *kernels, float *packed, struct inputs B,
                                int64_t K, int64_t N)
 {
     if (kernels->pack_rows != NULL) {

@@ -273,6 +273,32 @@ VEC_INLINE v16 v_pairs_along(v16 first, v16 second)
     return v;
 }
 
+// v_store_bf16 rounds sixteen numbers and stores them as eight pairs.
+VEC_INLINE void v_store_bf16(float *to, v16 v)
+{
+#if defined(__AVX512BF16__)
+    const __m256bh numbers = _mm512_cvtneps_pbh((__m512)v.part[0]);
+    memcpy(to, &numbers, sizeof(numbers));
+#else
+    v_store_n(to, v_pairs_along(v, v_set(0.0f)), VEC / 2);
+#endif
+}
+
+// v_join pairs sixteen numbers in bf16 with sixteen others, which become the odd ones.
+VEC_INLINE v16 v_join(const float *even, const float *odd)
+{
+    uint16_t low[VEC], high[VEC];
+    uint32_t lane[VEC];
+    memcpy(low, even, sizeof(low));
+    memcpy(high, odd, sizeof(high));
+    for (int i = 0; i < VEC; i++) {
+        lane[i] = low[i] | (uint32_t)high[i] << 16;
+    }
+    v16 v;
+    memcpy(&v, lane, sizeof(v));
+    return v;
+}
+
 // fma_flushed is a*b + c rounded once, where subnormal inputs and results are zeros: the definition
 // of what an x86 processor does when it is told so. A result is subnormal when it is so after
 // rounding to 24 bits of any exponent.

@@ -14,52 +14,51 @@ static const char what[] =
     "random tokens, of which the --tokens response tokens are trained on. tokens_per_s counts all\n"
     "of them, shared prompts once for each response.";
 
-struct inputs {
+struct work {
     struct sequence *sequences;
     int32_t *ids;
     float *weights, *behaviour;
 };
 
-static void inputs_finish(struct inputs *inputs)
+static void work_finish(struct work *work)
 {
-    free(inputs->sequences);
-    free(inputs->ids);
-    free(inputs->weights);
-    free(inputs->behaviour);
+    free(work->sequences);
+    free(work->ids);
+    free(work->weights);
+    free(work->behaviour);
 }
 
-static int inputs_make(struct inputs *inputs, const struct bench_options *options, int32_t V,
-                       struct error *err)
+static int work_make(struct work *work, const struct bench_options *options, int32_t V,
+                     struct error *err)
 {
     const int64_t count = options->prompt + options->tokens, all = count * options->batch;
-    inputs->sequences = calloc((size_t)options->batch, sizeof(*inputs->sequences));
-    inputs->ids = calloc((size_t)all, sizeof(*inputs->ids));
-    inputs->weights = calloc((size_t)count, sizeof(*inputs->weights));
-    inputs->behaviour = calloc((size_t)count, sizeof(*inputs->behaviour));
-    if (inputs->sequences == NULL || inputs->ids == NULL || inputs->weights == NULL ||
-        inputs->behaviour == NULL) {
+    work->sequences = calloc((size_t)options->batch, sizeof(*work->sequences));
+    work->ids = calloc((size_t)all, sizeof(*work->ids));
+    work->weights = calloc((size_t)count, sizeof(*work->weights));
+    work->behaviour = calloc((size_t)count, sizeof(*work->behaviour));
+    if (work->sequences == NULL || work->ids == NULL || work->weights == NULL ||
+        work->behaviour == NULL) {
         return error_set(err, -ENOMEM, "no memory for %lld tokens", (long long)all);
     }
     for (int64_t i = options->prompt; i < count; i++) {
-        inputs->weights[i] = 1.0f / (float)(options->tokens * options->batch);
-        inputs->behaviour[i] = -8.0f;
+        work->weights[i] = 1.0f / (float)(options->tokens * options->batch);
+        work->behaviour[i] = -8.0f;
     }
     for (int64_t k = 0; k < options->batch; k++) {
-        int32_t *ids = inputs->ids + k * count;
+        int32_t *ids = work->ids + k * count;
         bench_ids(ids, count, V, (uint64_t)k);
         bench_ids(ids, options->prompt, V, 1000000 + (uint64_t)(k / options->samples));
-        inputs->sequences[k] = (struct sequence){.count = (int32_t)count,
-                                                 .ids = ids,
-                                                 .weight = inputs->weights,
-                                                 .behaviour = inputs->behaviour,
-                                                 .advantage = k % 2 == 0 ? 1.0f : -1.0f};
+        work->sequences[k] = (struct sequence){.count = (int32_t)count,
+                                               .ids = ids,
+                                               .weight = work->weights,
+                                               .behaviour = work->behaviour,
+                                               .advantage = k % 2 == 0 ? 1.0f : -1.0f};
     }
     return 0;
 }
 
-static int time_steps(struct bench_result *result, struct trainer *trainer,
-                      const struct inputs *inputs, const struct bench_options *options,
-                      struct error *err)
+static int time_steps(struct bench_result *result, struct trainer *trainer, const struct work *work,
+                      const struct bench_options *options, struct error *err)
 {
     const struct objective objective = {.clip_low = 0.2f, .clip_high = 0.2f};
     const struct optimizer optimizer = {.lr = 1e-5f,
@@ -72,7 +71,7 @@ static int time_steps(struct bench_result *result, struct trainer *trainer,
         struct step_report report;
         const double cpu = bench_cpu_seconds();
         const uint64_t start = clock_ns();
-        int code = trainer_step(trainer, inputs->sequences, (int32_t)options->batch, &objective,
+        int code = trainer_step(trainer, work->sequences, (int32_t)options->batch, &objective,
                                 &optimizer, NULL, &report, err);
         if (code < 0) {
             return code;
@@ -91,7 +90,7 @@ static int measure(const struct bench_options *options, struct error *err)
 {
     CLEANUP(model_destroyp) struct model *model = NULL;
     CLEANUP(trainer_destroyp) struct trainer *trainer = NULL;
-    CLEANUP(inputs_finish) struct inputs inputs = {0};
+    CLEANUP(work_finish) struct work work = {0};
     int code = bench_model(&model, options, err);
     if (code < 0) {
         return code;
@@ -108,8 +107,8 @@ static int measure(const struct bench_options *options, struct error *err)
     result.operations = result.tokens * (6.0 * bench_parameters(model) +
                                          6.0 * (double)s->L * (double)s->H * s->D * length);
     code = trainer_create(&trainer, s, model->weights, &config, err);
-    code = code < 0 ? code : inputs_make(&inputs, options, s->V, err);
-    code = code < 0 ? code : time_steps(&result, trainer, &inputs, options, err);
+    code = code < 0 ? code : work_make(&work, options, s->V, err);
+    code = code < 0 ? code : time_steps(&result, trainer, &work, options, err);
     return code < 0 ? code : bench_print(options, model, &result, NULL, err);
 }
 

@@ -128,15 +128,18 @@ static void product_finish(struct product *p)
     test_free(p->bound);
 }
 
-// run computes rows [from, from + rows) of the product into c, which begins at row `from`.
-static void run(const struct kernels *kernels, const struct product *p, float *c, int64_t from,
-                int64_t rows)
+// run computes rows [from, from + rows) of the product into c, which begins at row `from`; `own`,
+// where it is not NULL, holds a as round_rows has written it.
+static void run(const struct kernels *kernels, const struct product *p, const float *own, float *c,
+                int64_t from, int64_t rows)
 {
     const struct operand b =
         p->b_packed ? operand_packed(p->compute, p->packed, p->K) : operand_row_major(p->b, p->N);
     memcpy(c, p->before + from * p->ldc, (size_t)(rows * p->ldc) * sizeof(float));
-    kernels->product(c, p->ldc, p->a + (p->a_across ? from : from * p->K), p->a_across ? 1 : p->K,
-                     p->a_across ? p->M : 1, b, rows, p->N, p->K, p->accumulate);
+    const struct inputs a = own != NULL   ? inputs_own(p->compute, own, p->K)
+                            : p->a_across ? inputs_columns(p->a, p->M)
+                                          : inputs_rows(p->a, p->K);
+    kernels->product(c, p->ldc, inputs_from(a, from), b, rows, p->N, p->K, p->accumulate);
 }
 
 // Both sides add K products in some order; each addition errs by half a unit in the last place of
@@ -196,9 +199,46 @@ static void check_rows(const struct kernels *kernels, const struct product *p, s
     const int64_t from = (int64_t)rng_below(rng, (uint64_t)p->M);
     const int64_t rows = (int64_t)rng_below(rng, (uint64_t)(p->M - from)) + 1;
     float *c = random_floats(rng, rows * p->ldc);
-    run(kernels, p, c, from, rows);
+    run(kernels, p, NULL, c, from, rows);
     assert_memory_equal(c, p->c + from * p->ldc, (size_t)(rows * p->ldc) * sizeof(float));
     test_free(c);
+}
+
+// rounded is x [T, K] as the table's products read it.
+static float *rounded(const struct kernels *kernels, const float *x, int64_t T, int64_t K,
+                      struct rng *rng)
+{
+    float *own = random_floats(rng, T * packed_depth(kernels->compute, K));
+    kernels->round_rows(own, x, K, T, K);
+    return own;
+}
+
+// check_own computes the product of rows that have been rounded before.
+static void check_own(const struct kernels *kernels, const struct product *p, struct rng *rng)
+{
+    if (p->a_across) {
+        return;
+    }
+    float *own = rounded(kernels, p->a, p->M, p->K, rng);
+    float *c = random_floats(rng, p->M * p->ldc);
+    run(kernels, p, own, c, 0, p->M);
+    assert_memory_equal(c, p->c, (size_t)(p->M * p->ldc) * sizeof(float));
+    test_free(c);
+    test_free(own);
+}
+
+// check_pack_rows packs a matrix by its rows, of floats or rounded ones.
+static void check_pack_rows(const struct kernels *kernels, const struct product *p, bool own,
+                            struct rng *rng)
+{
+    const int64_t count = packed_count(p->compute, p->N, p->K);
+    float *packed = random_floats(rng, count);
+    float *b = own ? rounded(kernels, p->b, p->K, p->N, rng) : NULL;
+    kernels->pack_rows(packed, own ? inputs_own(p->compute, b, p->N) : inputs_rows(p->b, p->N),
+                       p->K, p->N);
+    assert_memory_equal(packed, p->packed, (size_t)count * sizeof(float));
+    test_free(packed);
+    test_free(b);
 }
 
 static void check_pack(const struct kernels *kernels, const struct product *p, struct rng *rng)
@@ -207,13 +247,11 @@ static void check_pack(const struct kernels *kernels, const struct product *p, s
     float *packed = random_floats(rng, count);
     kernels->pack(packed, p->transposed, p->N, p->K);
     assert_memory_equal(packed, p->packed, (size_t)count * sizeof(float));
-    if (kernels->pack_rows != NULL) {
-        test_free(packed);
-        packed = random_floats(rng, count);
-        kernels->pack_rows(packed, p->b, p->K, p->N);
-        assert_memory_equal(packed, p->packed, (size_t)count * sizeof(float));
-    }
     test_free(packed);
+    if (kernels->pack_rows != NULL) {
+        check_pack_rows(kernels, p, false, rng);
+        check_pack_rows(kernels, p, true, rng);
+    }
 }
 
 static void check_products(enum compute compute, int cases, int64_t product_max)
@@ -222,15 +260,16 @@ static void check_products(enum compute compute, int cases, int64_t product_max)
     for (int i = 0; i < cases; i++) {
         struct product p;
         product_init(&p, &rng, compute, product_max);
-        run(kernels_find("portable", compute), &p, p.portable, 0, p.M);
+        run(kernels_find("portable", compute), &p, NULL, p.portable, 0, p.M);
         for (size_t k = 0; k < TABLES; k++) {
             const struct kernels *kernels = kernels_find(tables[k], compute);
             if (kernels == NULL) { // not on this host
                 continue;
             }
             check_pack(kernels, &p, &rng);
-            run(kernels, &p, p.c, 0, p.M);
+            run(kernels, &p, NULL, p.c, 0, p.M);
             check_rows(kernels, &p, &rng);
+            check_own(kernels, &p, &rng);
             assert_memory_equal(p.c, p.portable, (size_t)(p.M * p.ldc) * sizeof(float));
         }
         run_oracle(&p);
