@@ -74,7 +74,7 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
         &b->dqueries, &b->turned};
     int64_t floats = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
-        floats += (sizes[i] + 15) / 16 * 16;
+        floats += floats_whole(sizes[i]);
     }
     b->rows_max = rows_max;
     b->memory = floats_alloc((size_t)floats);
@@ -84,7 +84,7 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
     float *next = b->memory;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         *arrays[i] = next;
-        next += (sizes[i] + 15) / 16 * 16;
+        next += floats_whole(sizes[i]);
     }
     *out = TAKE(b);
     return 0;

@@ -1,13 +1,61 @@
 #include "common/model/block.h"
 
+#include "common/tensor/memory.h"
+
+#include <stddef.h>
 #include <string.h>
 
-int64_t block_state_floats(const struct shape *shape)
+// struct array is one array of a state: where its pointer stands in struct block_state, and floats
+// per row.
+struct array {
+    size_t pointer;
+    int64_t width;
+};
+
+enum { ARRAYS_MAX = 12 };
+
+#define ARRAY(name, width)                                                                         \
+    (struct array)                                                                                 \
+    {                                                                                              \
+        offsetof(struct block_state, name), width                                                  \
+    }
+
+// arrays_of lists those that training keeps, and returns how many they are.
+static int arrays_of(struct array arrays[ARRAYS_MAX], const struct shape *s)
 {
-    const struct shape *s = shape;
     const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
-    return 2L * s->C + 4 + (s->qk_norm ? HD + KD + s->H + s->KV : 0) + HD + 2 * KD + HD + s->H +
-           (s->gated ? 2L : 1L) * s->F;
+    int count = 0;
+    arrays[count++] = ARRAY(x, s->C);
+    arrays[count++] = ARRAY(qkv, HD + 2 * KD);
+    arrays[count++] = ARRAY(att, HD);
+    arrays[count++] = ARRAY(mid, s->C);
+    arrays[count++] = ARRAY(up, (s->gated ? 2L : 1L) * s->F);
+    arrays[count++] = ARRAY(lse, s->H);
+    arrays[count++] = ARRAY(mean1, 1);
+    arrays[count++] = ARRAY(rstd1, 1);
+    arrays[count++] = ARRAY(mean2, 1);
+    arrays[count++] = ARRAY(rstd2, 1);
+    if (s->qk_norm) {
+        arrays[count++] = ARRAY(qkv_plain, HD + KD);
+        arrays[count++] = ARRAY(qk_rstd, s->H + s->KV);
+    }
+    return count;
+}
+
+static float **pointer_of(struct block_state *state, const struct array *array)
+{
+    return (float **)(void *)((char *)state + array->pointer);
+}
+
+int64_t block_state_floats(const struct shape *shape, int64_t T)
+{
+    struct array arrays[ARRAYS_MAX];
+    const int count = arrays_of(arrays, shape);
+    int64_t floats = 0;
+    for (int i = 0; i < count; i++) {
+        floats += floats_whole(T * arrays[i].width);
+    }
+    return floats;
 }
 
 int64_t block_scratch_floats(const struct model *model)
@@ -16,61 +64,30 @@ int64_t block_scratch_floats(const struct model *model)
     return BLOCK_ROWS * (packed_depth(model->compute, s->C) + packed_depth(model->compute, s->F));
 }
 
-static float *take(float **memory, int64_t count)
-{
-    float *from = *memory;
-    *memory += count;
-    return from;
-}
-
 float *block_state_carve(struct block_state *state, const struct model *model, float *memory,
                          int64_t T, float *scratch)
 {
-    const struct shape *s = &model->shape;
-    const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
-    *state = (struct block_state){0};
-    state->norm = take(&scratch, BLOCK_ROWS * packed_depth(model->compute, s->C));
-    state->act = scratch;
-    state->x = take(&memory, T * s->C);
-    state->qkv = take(&memory, T * (HD + 2 * KD));
-    state->att = take(&memory, T * HD);
-    state->mid = take(&memory, T * s->C);
-    state->up = take(&memory, T * (s->gated ? 2 : 1) * s->F);
-    if (s->qk_norm) {
-        state->qkv_plain = take(&memory, T * (HD + KD));
-        state->qk_rstd = take(&memory, T * (s->H + s->KV));
+    struct array arrays[ARRAYS_MAX];
+    const int count = arrays_of(arrays, &model->shape);
+    *state = (struct block_state){.norm = scratch,
+                                  .act = scratch +
+                                         BLOCK_ROWS * packed_depth(model->compute, model->shape.C)};
+    for (int i = 0; i < count; i++) {
+        *pointer_of(state, &arrays[i]) = memory;
+        memory += floats_whole(T * arrays[i].width);
     }
-    state->lse = take(&memory, T * s->H);
-    state->mean1 = take(&memory, T);
-    state->rstd1 = take(&memory, T);
-    state->mean2 = take(&memory, T);
-    state->rstd2 = take(&memory, T);
     return memory;
-}
-
-static float *from_row(float *rows, int64_t t, int64_t width)
-{
-    return rows == NULL ? NULL : rows + t * width;
 }
 
 struct block_state block_state_from(const struct block_state *state, const struct shape *shape,
                                     int64_t t)
 {
-    const struct shape *s = shape;
-    const int64_t HD = (int64_t)s->H * s->D, KD = (int64_t)s->KV * s->D;
+    struct array arrays[ARRAYS_MAX];
+    const int count = arrays_of(arrays, shape);
     struct block_state from = *state;
-    from.x = from_row(state->x, t, s->C);
-    from.qkv = from_row(state->qkv, t, HD + 2 * KD);
-    from.att = from_row(state->att, t, HD);
-    from.mid = from_row(state->mid, t, s->C);
-    from.up = from_row(state->up, t, (s->gated ? 2L : 1L) * s->F);
-    from.qkv_plain = from_row(state->qkv_plain, t, HD + KD);
-    from.qk_rstd = from_row(state->qk_rstd, t, s->H + s->KV);
-    from.lse = from_row(state->lse, t, s->H);
-    from.mean1 = from_row(state->mean1, t, 1);
-    from.rstd1 = from_row(state->rstd1, t, 1);
-    from.mean2 = from_row(state->mean2, t, 1);
-    from.rstd2 = from_row(state->rstd2, t, 1);
+    for (int i = 0; i < count; i++) {
+        *pointer_of(&from, &arrays[i]) += t * arrays[i].width;
+    }
     return from;
 }
 

@@ -10,33 +10,32 @@
 enum { BLOCK_ROWS = 192 };
 
 // struct block_state is what one layer computes for T rows, all in host memory. Decoding uses one
-// state over and over; training keeps one per layer, since the backward pass reads it. NULL where
-// marked when not wanted.
+// state over and over; training keeps one per layer, since the backward pass reads it.
 struct block_state {
     float *x;         // [T, C] residual stream on entry
-    float *mean1;     // [T] LayerNorm only; may be NULL
-    float *rstd1;     // [T] may be NULL
-    float *qkv_plain; // [T, (H+KV)*D] q and k before their norm (qk_norm only); may be NULL
-    float *qk_rstd;   // [T, H+KV] may be NULL
+    float *mean1;     // [T] written by LayerNorm only
+    float *rstd1;     // [T]
+    float *qkv_plain; // [T, (H+KV)*D] q and k before their norm; NULL without qk_norm
+    float *qk_rstd;   // [T, H+KV] likewise
     float *qkv;       // [T, (H+2KV)*D] as attention reads it
     float *att;       // [T, H*D] attention's output
-    float *lse;       // [T, H] may be NULL
+    float *lse;       // [T, H] written by forward_run
     float *mid;       // [T, C] residual stream between the halves
-    float *mean2;     // [T] may be NULL
-    float *rstd2;     // [T] may be NULL
+    float *mean2;     // [T]
+    float *rstd2;     // [T]
     float *up;        // [T, 2F or F] before the activation
     // Scratch of the rows in work, which states may share:
     float *norm; // [BLOCK_ROWS, C] after a norm, as inputs_own describes
     float *act;  // [BLOCK_ROWS, F] after the activation, likewise
 };
 
-// block_state_floats is how many floats per row the arrays take together (training keeps them all),
-// block_scratch_floats how many the scratch takes.
-int64_t block_state_floats(const struct shape *shape);
+// block_state_floats is how many floats the arrays of T rows take, block_scratch_floats how many
+// the scratch takes.
+int64_t block_state_floats(const struct shape *shape, int64_t T);
 int64_t block_scratch_floats(const struct model *model);
 
-// block_state_carve lays a full state for T rows out in `memory` [T * block_state_floats] and
-// returns its end; its scratch is in `scratch` [block_scratch_floats].
+// block_state_carve lays a state for T rows out in `memory` [block_state_floats] and returns its
+// end; its scratch is in `scratch` [block_scratch_floats].
 float *block_state_carve(struct block_state *state, const struct model *model, float *memory,
                          int64_t T, float *scratch);
 

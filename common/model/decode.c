@@ -93,8 +93,8 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
     }
     const int64_t rows = rows_max;
     const int64_t width = packed_depth(model->compute, s->C);
-    const int64_t floats = rows * (block_state_floats(s) + s->C) + block_scratch_floats(model) +
-                           HEAD_ROWS * (s->C + width + s->V);
+    const int64_t floats = block_scratch_floats(model) + block_state_floats(s, rows) +
+                           floats_whole(rows * s->C) + HEAD_ROWS * (s->C + width + s->V);
     decode->rows_max = rows_max;
     decode->blocks_max = ((int64_t)s->T + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     decode->memory = floats_alloc((size_t)floats);
@@ -108,7 +108,7 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
     float *scratch = decode->memory;
     decode->next = block_state_carve(&decode->state, model, scratch + block_scratch_floats(model),
                                      rows, scratch);
-    decode->last = decode->next + rows * s->C;
+    decode->last = decode->next + floats_whole(rows * s->C);
     decode->head = decode->last + (int64_t)HEAD_ROWS * s->C;
     decode->logits = decode->head + HEAD_ROWS * width;
     *out = TAKE(decode);

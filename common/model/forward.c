@@ -22,11 +22,10 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
     if (forward == NULL) {
         return error_set(err, -ENOMEM, "forward: out of memory");
     }
-    forward->shape = s;
     forward->rows_max = rows_max;
-    const int64_t row =
-        s->L * block_state_floats(s) + s->C + packed_depth(model->compute, s->C) + 2;
-    const int64_t floats = block_scratch_floats(model) + rows_max * row;
+    const int64_t floats = block_scratch_floats(model) + s->L * block_state_floats(s, rows_max) +
+                           floats_whole(rows_max * s->C) + 2 * floats_whole(rows_max) +
+                           rows_max * packed_depth(model->compute, s->C);
     int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
     const int64_t block = kv_block_floats(model->compute, s->D);
     forward->memory = floats_alloc((size_t)floats);
@@ -65,9 +64,9 @@ static float *carve(struct forward *forward, const struct model *model, int64_t 
         memory = block_state_carve(&forward->layers[l], model, memory, T, scratch);
     }
     forward->last = memory;
-    forward->final_mean = forward->last + T * s->C;
-    forward->final_rstd = forward->final_mean + T;
-    float *final = forward->final_rstd + T;
+    forward->final_mean = forward->last + floats_whole(T * s->C);
+    forward->final_rstd = forward->final_mean + floats_whole(T);
+    float *final = forward->final_rstd + floats_whole(T);
     forward->final = inputs_own(model->compute, final, s->C);
     return final;
 }

@@ -40,7 +40,6 @@ static inline int32_t pack_row(const struct pack *pack, int32_t k, int32_t i)
 }
 
 struct forward {
-    const struct shape *shape; // borrowed from the model it was made for
     int64_t rows_max;
     float *memory;                  // all activations
     struct block_state *layers;     // [L], laid out for the rows of the last run

@@ -3,6 +3,7 @@
 #define COMMON_TENSOR_MEMORY_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 // floats_alloc returns `count` zeros at a multiple of 64 bytes, NULL when there is no memory.
 // Memory is taken from the system page by page when it is first touched.
@@ -10,6 +11,13 @@ float *floats_alloc(size_t count);
 
 // floats_free gives an array of floats_alloc back; NULL is allowed.
 void floats_free(float *floats);
+
+// floats_whole is `count` rounded up to multiples of 64 bytes: arrays laid one behind another begin
+// there.
+static inline int64_t floats_whole(int64_t count)
+{
+    return (count + 15) / 16 * 16;
+}
 
 static inline void floats_freep(float **floats)
 {
