@@ -1,5 +1,6 @@
 // Every instruction set's attention agrees with the formula in double precision, sees nothing of a
-// block but the positions that were put there, and has the bits of the portable one.
+// block but the positions that were put there, and has the bits of the portable one, however the
+// rows are put together.
 #include "tests/support.h"
 #include "tests/tables.h"
 
@@ -13,9 +14,10 @@
 enum { CASES = 40, KEYS_MAX = 300, ROWS_MAX = 24, D_MAX = 96 };
 enum { BLOCKS_MAX = (KEYS_MAX + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK };
 
-// struct look is one case: `rows` queries of the last positions of a sequence of `count`.
+// struct look is one case: `rows` queries of the last positions of a sequence of `count`. They may
+// go in parts of `each` rows, which share so many blocks.
 struct look {
-    int64_t D, count, rows;
+    int64_t D, count, rows, each, shared;
     float key[KEYS_MAX][D_MAX], value[KEYS_MAX][D_MAX], query[ROWS_MAX][D_MAX];
 };
 
@@ -39,13 +41,19 @@ static void look_init(struct look *look, struct rng *rng)
     look->count = 1 + (int64_t)rng_below(rng, KEYS_MAX);
     look->rows = 1 + (int64_t)rng_below(rng, ROWS_MAX);
     look->rows = look->rows < look->count ? look->rows : look->count;
+    look->each = 1 + (int64_t)rng_below(rng, (uint64_t)look->rows);
+    look->rows -= look->rows % look->each;
+    const int64_t before = (look->count - look->rows) / ATTENTION_BLOCK;
+    look->shared = (int64_t)rng_below(rng, (uint64_t)before + 1);
     random_rows(rng, look->key, look->count, look->D);
     random_rows(rng, look->value, look->count, look->D);
     random_rows(rng, look->query, look->rows, look->D);
 }
 
-// Runs a case on blocks that hold NaN wherever nothing was put.
-static void run(const struct kernels *kernels, const struct look *look, struct result *result)
+// Runs a case on blocks that hold NaN wherever nothing was put, with all rows in one part or in
+// several ones.
+static void run(const struct kernels *kernels, const struct look *look, bool whole,
+                struct result *result)
 {
     const int64_t floats = kv_block_floats(kernels->compute, look->D);
     float *memory = test_malloc((size_t)(BLOCKS_MAX * floats) * sizeof(*memory));
@@ -61,15 +69,20 @@ static void run(const struct kernels *kernels, const struct look *look, struct r
                      look->value[t], look->D);
     }
     memset(result, 0, sizeof(*result));
-    const struct attend_part part = {.blocks = blocks,
-                                     .q = look->query[0],
-                                     .out = result->out[0],
-                                     .position = look->count - look->rows};
+    const int64_t each = whole ? look->rows : look->each;
+    struct attend_part parts[ROWS_MAX];
+    for (int64_t i = 0; i * each < look->rows; i++) {
+        parts[i] = (struct attend_part){.blocks = blocks,
+                                        .q = look->query[i * each],
+                                        .out = result->out[i * each],
+                                        .position = look->count - look->rows + i * each};
+    }
     kernels->attend(&(struct attend){.D = look->D,
-                                     .part = &part,
-                                     .parts = 1,
-                                     .rows = look->rows,
+                                     .part = parts,
+                                     .parts = look->rows / each,
+                                     .rows = each,
                                      .position_step = 1,
+                                     .shared = whole ? 0 : look->shared,
                                      .q_stride = D_MAX,
                                      .out_stride = D_MAX,
                                      .lse = result->lse});
@@ -111,14 +124,14 @@ static void check(enum compute compute, double off)
     struct rng rng = {.key = 20261128};
     for (int i = 0; i < CASES; i++) {
         look_init(&look, &rng);
-        run(kernels_find("portable", compute), &look, &portable);
+        run(kernels_find("portable", compute), &look, true, &portable);
         for (int64_t row = 0; row < look.rows; row++) {
             check_row(&look, &portable, row, off);
         }
-        for (size_t k = 1; k < TABLES; k++) {
-            const struct kernels *kernels = kernels_find(tables[k], compute);
+        for (size_t k = 0; k < 2L * TABLES; k++) {
+            const struct kernels *kernels = kernels_find(tables[k / 2], compute);
             if (kernels != NULL) { // on this host
-                run(kernels, &look, &result);
+                run(kernels, &look, k % 2 == 0, &result);
                 assert_memory_equal(&result, &portable, sizeof(result));
             }
         }

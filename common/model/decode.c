@@ -295,7 +295,7 @@ static struct look look_from(const struct model *model, const struct decode_row 
     }
     look_join(&look, group, count);
     if (look.count == 1) {
-        look_join_apart(&look, group, attend_rows_apart(model->compute), count);
+        look_join_apart(&look, group, ATTEND_ROWS_APART, count);
     }
     return look;
 }

@@ -21,12 +21,9 @@ static inline int64_t attend_tile(enum compute compute)
     return compute == COMPUTE_BF16_AMX ? 32 : 24;
 }
 
-// attend_rows_apart is how many rows of sequences that share nothing are best in one call: on the
-// tile unit, what one part waits for is hidden behind the others.
-static inline int64_t attend_rows_apart(enum compute compute)
-{
-    return compute == COMPUTE_BF16_AMX ? 16 : 1;
-}
+// How many rows of sequences that share nothing are best in one call: what one part waits for is
+// hidden behind the others.
+enum { ATTEND_ROWS_APART = 16 };
 
 // attend_seen is how many of `count` keys from position `from` on a query at `position` sees.
 static inline int32_t attend_seen(int64_t position, int64_t from, int64_t count)

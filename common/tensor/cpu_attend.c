@@ -2,6 +2,7 @@
 // for all their rows, then each part walks its own.
 #include "common/tensor/cpu_attend.h"
 #include "common/tensor/cpu.h"
+#include "common/tensor/cpu_few.h"
 #include "common/tensor/vec.h"
 
 _Static_assert(ATTENTION_BLOCK == 2 * VEC, "a block of scores is two vectors");
@@ -18,19 +19,19 @@ struct walk {
     product_fn *product;                  // of this compute type,
     round_fn *round;                      // and this
     float q[ATTEND_ROWS * HEAD_SIZE_MAX]; // scaled, as its products read it
+    int64_t out_row;                      // floats: whole panels
     float out[ATTEND_ROWS * HEAD_SIZE_MAX];
     float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator
     int32_t valid[ATTEND_ROWS];               // keys of the current block that a row sees
 };
 
-static void rescale(float *out, float factor, int64_t D)
+static void rescale(float *out, float factor, int64_t width)
 {
     if (factor == 1.0f) { // x * 1 is x: skipping it changes no bit
         return;
     }
-    for (int64_t d = 0; d < D; d += VEC) {
-        const int count = D - d < VEC ? (int)(D - d) : VEC;
-        v_store_n(out + d, v_mul(v_load_n(out + d, count), v_set(factor)), count);
+    for (int64_t d = 0; d < width; d += VEC) {
+        v_store(out + d, v_mul(v_load(out + d), v_set(factor)));
     }
 }
 
@@ -68,7 +69,7 @@ static void put_weights(const struct walk *w, float *score, v16 a, v16 b)
 
 // softmax_rows makes weights relative to the running maximum of the scores of a block and rescales
 // `out` to it: `rows` rows from `from` on.
-static void softmax_rows(struct walk *w, float *score, int64_t from, int rows, int64_t D)
+static void softmax_rows(struct walk *w, float *score, int64_t from, int rows)
 {
     const v16 tops = mask_rows(score, w->max + from, w->valid + from, rows);
     float top[ROWS_AT_ONCE], factor[ROWS_AT_ONCE];
@@ -83,7 +84,7 @@ static void softmax_rows(struct walk *w, float *score, int64_t from, int rows, i
         const v16 b = v_exp(v_sub(v_load(score + VEC), v_set(top[r])));
         w->sum[from + r] = fmaf(w->sum[from + r], factor[r], v_sum(v_add(a, b)));
         w->max[from + r] = top[r];
-        rescale(w->out + (from + r) * D, factor[r], D);
+        rescale(w->out + (from + r) * w->out_row, factor[r], w->out_row);
         put_weights(w, score, a, b);
     }
 }
@@ -104,12 +105,13 @@ static void walk_block(const struct attend *a, struct walk *w, int64_t from, int
                ATTENTION_BLOCK, D, false);
     for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
         softmax_rows(w, score + r * ATTENTION_BLOCK, from + r,
-                     rows - r < ROWS_AT_ONCE ? (int)(rows - r) : ROWS_AT_ONCE, D);
+                     rows - r < ROWS_AT_ONCE ? (int)(rows - r) : ROWS_AT_ONCE);
     }
     // The last row sees most; beyond it the weights are 0 and the values may not be written yet.
     struct inputs weights = inputs_rows(score, ATTENTION_BLOCK);
     weights.pairs = w->compute != COMPUTE_F32;
-    w->product(w->out + from * D, D, weights, values, rows, D, w->valid[from + rows - 1], true);
+    w->product(w->out + from * w->out_row, w->out_row, weights, values, rows, D,
+               w->valid[from + rows - 1], true);
 }
 
 static void walk_shared(const struct attend *a, struct walk *w)
@@ -124,17 +126,96 @@ static void walk_shared(const struct attend *a, struct walk *w)
     }
 }
 
+// see_block notes how much of block `b` the rows of a part see.
+static void see_block(const struct attend *a, struct walk *w, int64_t index, int64_t b)
+{
+    for (int64_t r = 0; r < a->rows; r++) {
+        w->valid[index * a->rows + r] = attend_seen(attend_position(a, &a->part[index], r),
+                                                    b * ATTENTION_BLOCK, ATTENTION_BLOCK);
+    }
+}
+
 static void walk_own(const struct attend *a, struct walk *w, int64_t index)
 {
     const struct attend_part *part = &a->part[index];
-    const int64_t from = index * a->rows;
     const int64_t last = attend_last(a, part) / ATTENTION_BLOCK;
     for (int64_t b = a->shared; b <= last; b++) {
-        for (int64_t r = 0; r < a->rows; r++) {
-            w->valid[from + r] =
-                attend_seen(attend_position(a, part, r), b * ATTENTION_BLOCK, ATTENTION_BLOCK);
+        see_block(a, w, index, b);
+        walk_block(a, w, index * a->rows, a->rows, part->blocks[b],
+                   part->blocks[b < last ? b + 1 : b]);
+    }
+}
+
+// block_after is the block that comes at `b` where a part's blocks are followed by the next one's.
+static const float *block_after(const struct attend *a, int64_t index, int64_t b)
+{
+    const int64_t last = attend_last(a, &a->part[index]) / ATTENTION_BLOCK;
+    const struct attend_part *next = &a->part[index + 1 < a->parts ? index + 1 : index];
+    const int64_t at = b - last - 1 + a->shared, next_last = attend_last(a, next) / ATTENTION_BLOCK;
+    return b <= last ? a->part[index].blocks[b] : next->blocks[at < next_last ? at : next_last];
+}
+
+// few_scores computes the scores of a part's few rows and block `b`, and of the next one if `two`.
+static void few_scores(const struct attend *a, const struct walk *w, int64_t index, int64_t b,
+                       bool two, float *score)
+{
+    const int64_t depth = packed_depth(w->compute, a->D), panel = depth * PANEL;
+    struct few few = {.ldc = ATTENTION_BLOCK,
+                      .a = w->q + index * a->rows * depth,
+                      .a_row = depth,
+                      .depth = depth,
+                      .pairs = w->compute != COMPUTE_F32};
+    for (int p = 0; p < FEW_PANELS; p++) {
+        const int64_t at = b + p / 2;
+        few.c[p] = score + p / 2 * FEW_ROWS * ATTENTION_BLOCK + p % 2 * PANEL;
+        few.panel[p] = block_after(a, index, at) + p % 2 * panel;
+        few.ahead[p] = block_after(a, index, at + 2) + p % 2 * panel;
+    }
+    few_product(&few, a->rows, two ? 4 : 2);
+}
+
+// few_values adds the values of block `b`, weighted, to what a part's few rows have come to.
+static void few_values(const struct attend *a, struct walk *w, int64_t index, int64_t b,
+                       const float *weights)
+{
+    const int64_t keys = columns_floats(w->compute, a->D), panel = rows_depth(w->compute) * PANEL;
+    const int64_t seen = w->valid[index * a->rows + a->rows - 1];
+    const int64_t panels = w->out_row / PANEL, step = few_panels(a->rows);
+    struct few few = {.ldc = w->out_row,
+                      .a_row = ATTENTION_BLOCK,
+                      .depth = w->compute == COMPUTE_F32 ? seen : (seen + 1) / 2,
+                      .accumulate = true,
+                      .pairs = w->compute != COMPUTE_F32};
+    const float *values = a->part[index].blocks[b] + keys;
+    const float *later = block_after(a, index, b + 2) + keys;
+    for (int64_t from = 0; from < panels; from += step) {
+        const int count = (int)(panels - from < step ? panels - from : step);
+        few.a = weights;
+        for (int p = 0; p < count; p++) {
+            few.c[p] = w->out + index * a->rows * w->out_row + (from + p) * PANEL;
+            few.panel[p] = values + (from + p) * panel;
+            few.ahead[p] = later + (from + p) * panel;
         }
-        walk_block(a, w, from, a->rows, part->blocks[b], part->blocks[b < last ? b + 1 : b]);
+        few_product(&few, a->rows, count);
+    }
+}
+
+// walk_few does what walk_own does, for few rows: two blocks' scores at once, where that many
+// panels go together.
+static void walk_few(const struct attend *a, struct walk *w, int64_t index)
+{
+    const int64_t last = attend_last(a, &a->part[index]) / ATTENTION_BLOCK;
+    const int64_t step = few_panels(a->rows) / 2;
+    float score[2 * FEW_ROWS * ATTENTION_BLOCK];
+    for (int64_t b = a->shared; b <= last; b += step) {
+        const int64_t blocks = last + 1 - b < step ? last + 1 - b : step;
+        few_scores(a, w, index, b, blocks == 2, score);
+        for (int64_t i = 0; i < blocks; i++) {
+            float *scores = score + i * FEW_ROWS * ATTENTION_BLOCK;
+            see_block(a, w, index, b + i);
+            softmax_rows(w, scores, index * a->rows, (int)a->rows);
+            few_values(a, w, index, b + i, scores);
+        }
     }
 }
 
@@ -150,14 +231,20 @@ static void walk_run(const struct attend *a, struct walk *w)
         w->max[r] = -INFINITY;
         w->sum[r] = 0.0f;
     }
-    memset(w->out, 0, (size_t)(rows * D) * sizeof(float));
+    w->out_row = (D + PANEL - 1) / PANEL * PANEL;
+    memset(w->out, 0, (size_t)(rows * w->out_row) * sizeof(float));
     walk_shared(a, w);
     for (int64_t i = 0; i < a->parts; i++) {
-        walk_own(a, w, i);
+        if (a->rows <= FEW_ROWS) {
+            walk_few(a, w, i);
+        } else {
+            walk_own(a, w, i);
+        }
     }
     for (int64_t r = 0; r < rows; r++) {
-        cpu_scale(w->out + r * D, 1.0f / w->sum[r], D);
-        attend_result(a, r, w->out + r * D, w->max[r], w->sum[r]);
+        float *out = w->out + r * w->out_row;
+        cpu_scale(out, 1.0f / w->sum[r], D);
+        attend_result(a, r, out, w->max[r], w->sum[r]);
     }
 }
 
