@@ -167,7 +167,7 @@ static void few_scores(const struct attend *a, const struct walk *w, int64_t ind
                       .pairs = w->compute != COMPUTE_F32};
     for (int p = 0; p < FEW_PANELS; p++) {
         const int64_t at = b + p / 2;
-        few.c[p] = score + p / 2 * FEW_ROWS * ATTENTION_BLOCK + p % 2 * PANEL;
+        few.c[p] = score + p / 2 * (int64_t)FEW_ROWS * ATTENTION_BLOCK + p % 2 * (int64_t)PANEL;
         few.panel[p] = block_after(a, index, at) + p % 2 * panel;
         few.ahead[p] = block_after(a, index, at + 2) + p % 2 * panel;
     }
@@ -191,10 +191,11 @@ static void few_values(const struct attend *a, struct walk *w, int64_t index, in
     for (int64_t from = 0; from < panels; from += step) {
         const int count = (int)(panels - from < step ? panels - from : step);
         few.a = weights;
-        for (int p = 0; p < count; p++) {
-            few.c[p] = w->out + index * a->rows * w->out_row + (from + p) * PANEL;
-            few.panel[p] = values + (from + p) * panel;
-            few.ahead[p] = later + (from + p) * panel;
+        for (int p = 0; p < FEW_PANELS; p++) {
+            const int64_t at = p < count ? from + p : from; // those beyond are not read
+            few.c[p] = w->out + index * a->rows * w->out_row + at * PANEL;
+            few.panel[p] = values + at * panel;
+            few.ahead[p] = later + at * panel;
         }
         few_product(&few, a->rows, count);
     }
