@@ -220,20 +220,26 @@ static void walk_few(const struct attend *a, struct walk *w, int64_t index)
     }
 }
 
+static void walk_begin(const struct attend *a, struct walk *w)
+{
+    const int64_t width = packed_depth(w->compute, a->D);
+    for (int64_t i = 0, row = 0; i < a->parts; i++) {
+        for (int64_t r = 0; r < a->rows; r++, row++) {
+            float q[HEAD_SIZE_MAX];
+            attend_query(q, a, i, r);
+            w->round(w->q + row * width, q, a->D, 1, a->D);
+            w->max[row] = -INFINITY;
+            w->sum[row] = 0.0f;
+        }
+    }
+    w->out_row = (a->D + PANEL - 1) / PANEL * PANEL;
+    memset(w->out, 0, (size_t)(a->parts * a->rows * w->out_row) * sizeof(float));
+}
+
 static void walk_run(const struct attend *a, struct walk *w)
 {
-    const int64_t D = a->D, rows = a->parts * a->rows;
     attend_check(a);
-    for (int64_t r = 0; r < rows; r++) {
-        float *q = w->out; // scratch, cleared below
-        memcpy(q, attend_query(a, r), (size_t)D * sizeof(float));
-        cpu_scale(q, attend_scale(D), D);
-        w->round(w->q + r * packed_depth(w->compute, D), q, D, 1, D);
-        w->max[r] = -INFINITY;
-        w->sum[r] = 0.0f;
-    }
-    w->out_row = (D + PANEL - 1) / PANEL * PANEL;
-    memset(w->out, 0, (size_t)(rows * w->out_row) * sizeof(float));
+    walk_begin(a, w);
     walk_shared(a, w);
     for (int64_t i = 0; i < a->parts; i++) {
         if (a->rows <= FEW_ROWS) {
@@ -242,10 +248,10 @@ static void walk_run(const struct attend *a, struct walk *w)
             walk_own(a, w, i);
         }
     }
-    for (int64_t r = 0; r < rows; r++) {
-        float *out = w->out + r * w->out_row;
-        cpu_scale(out, 1.0f / w->sum[r], D);
-        attend_result(a, r, out, w->max[r], w->sum[r]);
+    for (int64_t i = 0, row = 0; i < a->parts; i++) {
+        for (int64_t r = 0; r < a->rows; r++, row++) {
+            attend_result(a, i, r, w->out + row * w->out_row, w->max[row], w->sum[row]);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include "common/base/check.h"
 #include "common/tensor/attend.h"
+#include "common/tensor/vec.h"
 
 #include <math.h>
 #include <string.h>
@@ -15,15 +16,15 @@ static inline void attend_check(const struct attend *a)
     CHECK(a->D >= 1 && a->D <= HEAD_SIZE_MAX);
 }
 
-static inline float attend_scale(int64_t D)
+// attend_query writes the scaled query of row `r` of a part to `to` [D].
+static inline void attend_query(float *to, const struct attend *a, int64_t part, int64_t r)
 {
-    return 1.0f / sqrtf((float)D);
-}
-
-// Row `r` of all, counted through the parts.
-static inline const float *attend_query(const struct attend *a, int64_t r)
-{
-    return a->part[r / a->rows].q + r % a->rows * a->q_stride;
+    const float *q = a->part[part].q + r * a->q_stride;
+    const v16 scale = v_set(1.0f / sqrtf((float)a->D));
+    for (int64_t d = 0; d < a->D; d += VEC) {
+        const int count = a->D - d < VEC ? (int)(a->D - d) : VEC;
+        v_store_n(to + d, v_mul(v_load_n(q + d, count), scale), count);
+    }
 }
 
 // The position of row `r` of a part.
@@ -39,13 +40,18 @@ static inline int64_t attend_last(const struct attend *a, const struct attend_pa
     return attend_position(a, part, a->rows - 1);
 }
 
-static inline void attend_result(const struct attend *a, int64_t r, const float *out, float max,
-                                 float sum)
+// attend_result writes what row `r` of a part has come to: `out`, readable in whole vectors, over
+// the sum of its weights, which are relative to `max`.
+static inline void attend_result(const struct attend *a, int64_t part, int64_t r, const float *out,
+                                 float max, float sum)
 {
-    memcpy(a->part[r / a->rows].out + r % a->rows * a->out_stride, out,
-           (size_t)a->D * sizeof(float));
+    float *to = a->part[part].out + r * a->out_stride;
+    const v16 share = v_set(1.0f / sum);
+    for (int64_t d = 0; d < a->D; d += VEC) {
+        v_store_n(to + d, v_mul(v_load(out + d), share), a->D - d < VEC ? (int)(a->D - d) : VEC);
+    }
     if (a->lse != NULL) {
-        a->lse[r] = max + logf(sum);
+        a->lse[part * a->rows + r] = max + logf(sum);
     }
 }
 

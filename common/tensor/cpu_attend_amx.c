@@ -268,13 +268,14 @@ static int64_t begin(struct walk *w)
     const struct attend *a = w->attend;
     const int64_t q_row = w->q_tiles * TILE, out_row = w->out_tiles * TILE;
     int64_t last = 0;
-    for (int64_t r = 0; r < a->parts * a->rows; r++) {
-        float q[HEAD_SIZE_MAX];
-        memcpy(q, attend_query(a, r), (size_t)a->D * sizeof(float));
-        cpu_scale(q, attend_scale(a->D), a->D);
-        pairs_along(w->q + r * q_row, q_row, q, a->D, 1, a->D);
-        memset(w->out + r * out_row, 0, (size_t)out_row * sizeof(float));
+    for (int64_t i = 0, row = 0; i < a->parts; i++) {
+        for (int64_t r = 0; r < a->rows; r++, row++) {
+            float q[HEAD_SIZE_MAX];
+            attend_query(q, a, i, r);
+            pairs_along(w->q + row * q_row, q_row, q, a->D, 1, a->D);
+        }
     }
+    memset(w->out, 0, (size_t)(a->parts * a->rows * out_row) * sizeof(float));
     for (int r = 0; r < ATTEND_ROWS; r++) {
         w->max[r] = -INFINITY;
         w->sum[r] = 0.0f;
@@ -299,10 +300,11 @@ void cpu_attend_amx(const struct attend *attend)
     for (int64_t block = 0; block <= last; block += CHUNK_BLOCKS) {
         chunk_run(w, block);
     }
-    for (int64_t r = 0; r < attend->parts * attend->rows; r++) {
-        float *out = w->out + r * w->out_tiles * TILE;
-        cpu_scale(out, 1.0f / w->sum[r], attend->D);
-        attend_result(attend, r, out, w->max[r], w->sum[r]);
+    for (int64_t i = 0, row = 0; i < attend->parts; i++) {
+        for (int64_t r = 0; r < attend->rows; r++, row++) {
+            attend_result(attend, i, r, w->out + row * w->out_tiles * TILE, w->max[row],
+                          w->sum[row]);
+        }
     }
     amx_end();
 }
