@@ -328,122 +328,153 @@ static void attention_backward(struct backward *b, struct forward *forward,
     }
 }
 
-// qk_norm_backward replaces the gradients of normalized q and k heads by those of the plain ones.
-static void qk_norm_backward(struct backward *b, const struct model *model, int32_t l,
-                             const struct block_state *state, float *dqkv, float *grads, int64_t T)
+// struct part is the backward pass of one layer over some rows, for all that concerns one row only.
+struct part {
+    const struct backward *b;
+    const struct model *model;
+    int32_t layer;
+    struct block_state state; // of these rows
+    const int32_t *position;
+    float *dx;   // gradient of the residual stream: of the layer's exit at first, then of its entry
+    float *datt; // of attention's output
+    float *dqkv; // of what attention reads
+    float *grads; // of all parameters
+    int64_t rows;
+};
+
+static struct part part_from(const struct backward *b, const struct forward *forward,
+                             const struct model *model, int32_t layer, const struct pack *pack,
+                             int64_t t)
 {
     const struct shape *s = &model->shape;
-    const struct layer *layer = &model->layers[l];
+    const int64_t HD = (int64_t)s->H * s->D;
+    return (struct part){.b = b,
+                         .model = model,
+                         .layer = layer,
+                         .state = block_state_from(&forward->layers[layer], s, t),
+                         .position = pack->position + t,
+                         .dx = b->dx + t * s->C,
+                         .datt = b->datt + t * HD,
+                         .dqkv = b->dqkv + t * (HD + 2L * s->KV * s->D),
+                         .rows = block_rows(pack->T, t)};
+}
+
+static float *part_grad(const struct part *part, enum param_role role)
+{
+    return grad_of(part->model, part->grads, part->layer, role);
+}
+
+// qk_norm_backward replaces the gradients of normalized q and k heads by those of the plain ones.
+static void qk_norm_backward(const struct part *part)
+{
+    const struct shape *s = &part->model->shape;
+    const struct layer *layer = &part->model->layers[part->layer];
     const int64_t D = s->D, heads = s->H + s->KV, width = (heads + s->KV) * D;
-    float *dq_gain = grad_of(model, grads, l, PARAM_Q_NORM);
-    float *dk_gain = grad_of(model, grads, l, PARAM_K_NORM);
-    for (int64_t t = 0; t < T; t++) {
+    float *dq_gain = part_grad(part, PARAM_Q_NORM), *dk_gain = part_grad(part, PARAM_K_NORM);
+    float *row = part->b->row;
+    for (int64_t t = 0; t < part->rows; t++) {
         for (int64_t h = 0; h < heads; h++) {
             bool query = h < s->H;
-            float *dhead = dqkv + t * width + h * D;
-            memset(b->row, 0, (size_t)D * sizeof(float));
-            model->kernels->rmsnorm_backward(
-                b->row, query ? dq_gain : dk_gain, dhead, state->qkv_plain + (t * heads + h) * D,
-                state->qk_rstd + t * heads + h, query ? layer->q_norm : layer->k_norm, 1, D);
-            memcpy(dhead, b->row, (size_t)D * sizeof(float));
+            float *dhead = part->dqkv + t * width + h * D;
+            memset(row, 0, (size_t)D * sizeof(float));
+            part->model->kernels->rmsnorm_backward(
+                row, query ? dq_gain : dk_gain, dhead, part->state.qkv_plain + (t * heads + h) * D,
+                part->state.qk_rstd + t * heads + h, query ? layer->q_norm : layer->k_norm, 1, D);
+            memcpy(dhead, row, (size_t)D * sizeof(float));
         }
     }
 }
 
-// feed_backward goes from the layer's exit to the residual stream between its halves, whose
-// gradient takes the place of the exit's in dx: `rows` rows.
-static void feed_backward(struct backward *b, const struct model *model, int32_t l,
-                          const struct block_state *state, float *dx, float *grads, int64_t rows)
+// feed_backward goes from the layer's exit to the residual stream between its halves.
+static void feed_backward(const struct part *part)
 {
+    const struct backward *b = part->b;
+    const struct model *model = part->model;
     const struct shape *s = &model->shape;
-    const struct layer *layer = &model->layers[l];
+    const struct layer *layer = &model->layers[part->layer];
+    const struct block_state *state = &part->state;
     const struct linear down = {.w = &layer->down,
                                 .x = inputs_own(model->compute, state->act, s->F),
-                                .dW = grad_of(model, grads, l, PARAM_DOWN),
-                                .dbias = grad_of(model, grads, l, PARAM_DOWN_BIAS)};
-    linear_inputs(model, b->dact, &down, dx, rows);
+                                .dW = part_grad(part, PARAM_DOWN),
+                                .dbias = part_grad(part, PARAM_DOWN_BIAS)};
+    linear_inputs(model, b->dact, &down, part->dx, part->rows);
     if (s->gated) {
-        model->kernels->swiglu_backward(b->dup, state->act, b->dact, state->up, rows, s->F);
+        model->kernels->swiglu_backward(b->dup, state->act, b->dact, state->up, part->rows, s->F);
     } else {
-        model->kernels->gelu_backward(b->dup, state->act, b->dact, state->up, rows, s->F);
+        model->kernels->gelu_backward(b->dup, state->act, b->dact, state->up, part->rows, s->F);
     }
-    linear_weights(b, model, &down, dx, rows);
-    block_norm2(model, l, state, rows);
+    linear_weights(b, model, &down, part->dx, part->rows);
+    block_norm2(model, part->layer, state, part->rows);
     const struct linear up = {.w = &layer->up,
                               .x = inputs_own(model->compute, state->norm, s->C),
-                              .dW = grad_of(model, grads, l, s->gated ? PARAM_GATE : PARAM_UP),
-                              .dbias = grad_of(model, grads, l, PARAM_UP_BIAS)};
-    linear_inputs(model, b->dnorm, &up, b->dup, rows);
-    linear_weights(b, model, &up, b->dup, rows);
+                              .dW = part_grad(part, s->gated ? PARAM_GATE : PARAM_UP),
+                              .dbias = part_grad(part, PARAM_UP_BIAS)};
+    linear_inputs(model, b->dnorm, &up, b->dup, part->rows);
+    linear_weights(b, model, &up, b->dup, part->rows);
     const struct norm norm = {.x = state->mid,
                               .mean = state->mean2,
                               .rstd = state->rstd2,
                               .gain = layer->norm2,
-                              .dgain = grad_of(model, grads, l, PARAM_NORM2),
-                              .dbias = grad_of(model, grads, l, PARAM_NORM2_BIAS)};
-    norm_backward(model, dx, &norm, b->dnorm, rows);
+                              .dgain = part_grad(part, PARAM_NORM2),
+                              .dbias = part_grad(part, PARAM_NORM2_BIAS)};
+    norm_backward(model, part->dx, &norm, b->dnorm, part->rows);
 }
 
 // out_backward goes on to attention's output.
-static void out_backward(struct backward *b, const struct model *model, int32_t l,
-                         const struct block_state *state, float *datt, const float *dx,
-                         float *grads, int64_t rows)
+static void out_backward(const struct part *part)
 {
-    const struct linear out = {.w = &model->layers[l].out,
-                               .x = inputs_rows(state->att, model->layers[l].out.K),
-                               .dW = grad_of(model, grads, l, PARAM_O),
-                               .dbias = grad_of(model, grads, l, PARAM_O_BIAS)};
-    linear_inputs(model, datt, &out, dx, rows);
-    linear_weights(b, model, &out, dx, rows);
+    const struct matrix *w = &part->model->layers[part->layer].out;
+    const struct linear out = {.w = w,
+                               .x = inputs_rows(part->state.att, w->K),
+                               .dW = part_grad(part, PARAM_O),
+                               .dbias = part_grad(part, PARAM_O_BIAS)};
+    linear_inputs(part->model, part->datt, &out, part->dx, part->rows);
+    linear_weights(part->b, part->model, &out, part->dx, part->rows);
 }
 
-// qkv_backward goes from what attention reads to the layer's entry, whose gradient is added to dx.
-static void qkv_backward(struct backward *b, const struct model *model, int32_t l,
-                         const struct block_state *state, const int32_t *position, float *dx,
-                         float *dqkv, float *grads, int64_t rows)
+// qkv_backward goes from what attention reads to the layer's entry.
+static void qkv_backward(const struct part *part)
 {
+    const struct model *model = part->model;
     const struct shape *s = &model->shape;
-    const struct layer *layer = &model->layers[l];
+    const struct layer *layer = &model->layers[part->layer];
     if (model->rope != NULL) {
-        model->kernels->rope(dqkv, layer->qkv.N, model->rope, position, rows, s->H + s->KV, s->D,
-                             -1.0f);
+        model->kernels->rope(part->dqkv, layer->qkv.N, model->rope, part->position, part->rows,
+                             s->H + s->KV, s->D, -1.0f);
     }
     if (s->qk_norm) {
-        qk_norm_backward(b, model, l, state, dqkv, grads, rows);
+        qk_norm_backward(part);
     }
-    block_norm1(model, l, state, rows);
+    block_norm1(model, part->layer, &part->state, part->rows);
     const struct linear qkv = {.w = &layer->qkv,
-                               .x = inputs_own(model->compute, state->norm, s->C),
-                               .dW = grad_of(model, grads, l, PARAM_Q),
-                               .dbias = grad_of(model, grads, l, PARAM_Q_BIAS)};
-    linear_inputs(model, b->dnorm, &qkv, dqkv, rows);
-    linear_weights(b, model, &qkv, dqkv, rows);
-    const struct norm norm = {.x = state->x,
-                              .mean = state->mean1,
-                              .rstd = state->rstd1,
+                               .x = inputs_own(model->compute, part->state.norm, s->C),
+                               .dW = part_grad(part, PARAM_Q),
+                               .dbias = part_grad(part, PARAM_Q_BIAS)};
+    linear_inputs(model, part->b->dnorm, &qkv, part->dqkv, part->rows);
+    linear_weights(part->b, model, &qkv, part->dqkv, part->rows);
+    const struct norm norm = {.x = part->state.x,
+                              .mean = part->state.mean1,
+                              .rstd = part->state.rstd1,
                               .gain = layer->norm1,
-                              .dgain = grad_of(model, grads, l, PARAM_NORM1),
-                              .dbias = grad_of(model, grads, l, PARAM_NORM1_BIAS)};
-    norm_backward(model, dx, &norm, b->dnorm, rows);
+                              .dgain = part_grad(part, PARAM_NORM1),
+                              .dbias = part_grad(part, PARAM_NORM1_BIAS)};
+    norm_backward(model, part->dx, &norm, part->b->dnorm, part->rows);
 }
 
 static void layer_backward(struct backward *b, struct forward *forward, const struct model *model,
-                           int32_t l, const struct pack *pack, float *grads)
+                           int32_t layer, const struct pack *pack, float *grads)
 {
-    const struct shape *s = &model->shape;
-    const int64_t HD = (int64_t)s->H * s->D, width = HD + 2L * s->KV * s->D;
-    const struct block_state *state = &forward->layers[l];
     for (int64_t t = 0; t < pack->T; t += BLOCK_ROWS) {
-        const struct block_state from = block_state_from(state, s, t);
-        const int64_t rows = block_rows(pack->T, t);
-        feed_backward(b, model, l, &from, b->dx + t * s->C, grads, rows);
-        out_backward(b, model, l, &from, b->datt + t * HD, b->dx + t * s->C, grads, rows);
+        struct part part = part_from(b, forward, model, layer, pack, t);
+        part.grads = grads;
+        feed_backward(&part);
+        out_backward(&part);
     }
-    attention_backward(b, forward, model, state, pack);
+    attention_backward(b, forward, model, &forward->layers[layer], pack);
     for (int64_t t = 0; t < pack->T; t += BLOCK_ROWS) {
-        const struct block_state from = block_state_from(state, s, t);
-        qkv_backward(b, model, l, &from, pack->position + t, b->dx + t * s->C, b->dqkv + t * width,
-                     grads, block_rows(pack->T, t));
+        struct part part = part_from(b, forward, model, layer, pack, t);
+        part.grads = grads;
+        qkv_backward(&part);
     }
 }
 

@@ -148,6 +148,17 @@ VEC_INLINE void fetch(const struct cursor *at, int64_t ahead_step, const int vec
     }
 }
 
+// fetch_row asks for a row of C, which lies far off, and returns the next one, up to `last`. All at
+// once they would take the places of those that A and B wait for.
+VEC_INLINE const float *fetch_row(const float *row, const float *last, int64_t ldc, const int vecs)
+{
+    __builtin_prefetch(row, 1);
+    if (vecs == 2) {
+        __builtin_prefetch(row + VEC, 1);
+    }
+    return row < last ? row + ldc : last;
+}
+
 // tile_run computes `rows` rows by `vecs` vectors (constants after inlining), of which the last
 // columns exist up to `width`; `full` says that all do.
 VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, const enum form form,
@@ -160,10 +171,6 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
     v16 acc[ROWS][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        __builtin_prefetch(t->c + (rows + r) * t->ldc, 1); // the next tile's
-        if (vecs == 2) {
-            __builtin_prefetch(t->c + (rows + r) * t->ldc + VEC, 1);
-        }
         acc[r][0] = v_set(0.0f);
         acc[r][1] = v_set(0.0f);
         if (t->accumulate) {
@@ -180,10 +187,13 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
         at.a[i] = t->a + 3L * i * t->a_row;
         OPAQUE(at.a[i]);
     }
+    const float *next = t->c + rows * t->ldc; // the next tile
+    const float *const last = next + (rows - 1) * t->ldc;
     int64_t k = 0;
     const bool in_steps = form == FORM_ALONG || form == FORM_PACKED;
     for (; in_steps && k + STEPS <= t->K; k += STEPS) {
         OPAQUE(at.stride);
+        next = fetch_row(next, last, t->ldc, vecs);
 #pragma GCC unroll 4
         for (int step = 0; step < STEPS; step++) {
             tile_step(acc, &at, rows, vecs, form, step, full, columns);
@@ -193,6 +203,7 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
     }
     for (; k < t->K; k++) {
         OPAQUE(at.stride);
+        next = fetch_row(next, last, t->ldc, vecs);
         tile_step(acc, &at, rows, vecs, form, 0, full, columns);
         fetch(&at, t->ahead_step, vecs, 0);
         advance(&at, t, rows, form, 1);

@@ -3,7 +3,7 @@
 //
 // A table also has a compute type, which is what its product does: f32 multiplies as the numbers
 // are; bf16 and bf16-amx round both sides to bf16 and add in f32, each in its own order. All else
-// is f32 in all.
+// computes in f32 in all; what only products read is written as they read it (struct inputs).
 //
 // Every kernel runs on the calling thread, allocates nothing and never fails. The result of a row
 // depends on that row's inputs only, bit for bit, and is the same in every table of its compute
