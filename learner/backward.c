@@ -17,18 +17,19 @@ enum { LOOK_POSITIONS = 24, LOOK_HEADS = 2, LOOK_ROWS = LOOK_POSITIONS * LOOK_HE
 struct backward {
     int64_t rows_max;
     float *memory;
-    float *dx;      // [T, C] gradient of the residual stream
-    float *dnorm;   // [BLOCK_ROWS, C]
-    float *dact;    // [BLOCK_ROWS, F]
-    float *dup;     // [BLOCK_ROWS, 2F or F]
-    float *datt;    // [T, H*D]
-    float *dqkv;    // [T, (H+2KV)*D]
-    float *row;     // [D] scratch of the q/k norm
-    float *packed;  // the inputs of one matrix as the right side of a product
-    float *queries; // [LOOK_ROWS, D] scaled, and the gradients of what they gave, as inputs_own
-    float *dout;    // describes
+    float *dx;     // [T, C] gradient of the residual stream
+    float *dnorm;  // [BLOCK_ROWS, C]
+    float *dact;   // [BLOCK_ROWS, F]
+    float *dup;    // [BLOCK_ROWS, 2F or F]
+    float *datt;   // [T, H*D]
+    float *dqkv;   // [T, (H+2KV)*D]
+    float *row;    // [D] scratch of the q/k norm
+    float *packed; // the inputs of one matrix as the right side of a product
+    // Rows of one look at attention, as inputs_own describes where nothing else is said:
+    float *queries;                      // [LOOK_ROWS, D] scaled
+    float *dout;                         // [LOOK_ROWS, D] gradients of what they gave
     float *queries_packed, *dout_packed; // as the right side of a product
-    float *dqueries;                     // [LOOK_ROWS, D]
+    float *dqueries;                     // [LOOK_ROWS, D] in floats
     float *turned; // blocks of a sequence and key head with values as columns and keys as rows
 };
 
@@ -306,8 +307,10 @@ static void attention_backward(struct backward *b, struct forward *forward,
                                const struct pack *pack)
 {
     const struct shape *s = &model->shape;
-    const int64_t group = s->H / s->KV, width = ((int64_t)s->H + 2L * s->KV) * s->D;
-    memset(b->dqkv, 0, (size_t)(pack->T * width) * sizeof(float));
+    const int64_t group = s->H / s->KV, HD = (int64_t)s->H * s->D, width = HD + 2L * s->KV * s->D;
+    for (int64_t t = 0; t < pack->T; t++) { // those of queries are written, not added to
+        memset(b->dqkv + t * width + HD, 0, (size_t)(width - HD) * sizeof(float));
+    }
     for (int64_t kv = 0; kv < s->KV; kv++) {
         for (int32_t i = 0; i < pack->count; i++) {
             const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, i, kv);
@@ -344,7 +347,7 @@ struct part {
 
 static struct part part_from(const struct backward *b, const struct forward *forward,
                              const struct model *model, int32_t layer, const struct pack *pack,
-                             int64_t t)
+                             float *grads, int64_t t)
 {
     const struct shape *s = &model->shape;
     const int64_t HD = (int64_t)s->H * s->D;
@@ -356,6 +359,7 @@ static struct part part_from(const struct backward *b, const struct forward *for
                          .dx = b->dx + t * s->C,
                          .datt = b->datt + t * HD,
                          .dqkv = b->dqkv + t * (HD + 2L * s->KV * s->D),
+                         .grads = grads,
                          .rows = block_rows(pack->T, t)};
 }
 
@@ -465,15 +469,13 @@ static void layer_backward(struct backward *b, struct forward *forward, const st
                            int32_t layer, const struct pack *pack, float *grads)
 {
     for (int64_t t = 0; t < pack->T; t += BLOCK_ROWS) {
-        struct part part = part_from(b, forward, model, layer, pack, t);
-        part.grads = grads;
+        const struct part part = part_from(b, forward, model, layer, pack, grads, t);
         feed_backward(&part);
         out_backward(&part);
     }
     attention_backward(b, forward, model, &forward->layers[layer], pack);
     for (int64_t t = 0; t < pack->T; t += BLOCK_ROWS) {
-        struct part part = part_from(b, forward, model, layer, pack, t);
-        part.grads = grads;
+        const struct part part = part_from(b, forward, model, layer, pack, grads, t);
         qkv_backward(&part);
     }
 }

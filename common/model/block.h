@@ -6,8 +6,10 @@
 #include "common/model/model.h"
 
 // A layer takes its rows so many at a time through all that concerns one row only: what one
-// operation writes the next one reads from the cache.
+// operation writes the next one reads from the cache. The gradients of weights are sums over rows
+// that go on from one such block to the next, in the order of one product over all.
 enum { BLOCK_ROWS = 192 };
+_Static_assert(BLOCK_ROWS % PACKED_DEPTH == 0, "no step of a product is cut in two");
 
 // struct block_state is what one layer computes for T rows, all in host memory. Decoding uses one
 // state over and over; training keeps one per layer, since the backward pass reads it.

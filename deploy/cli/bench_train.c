@@ -14,51 +14,52 @@ static const char what[] =
     "random tokens, of which the --tokens response tokens are trained on. tokens_per_s counts all\n"
     "of them, shared prompts once for each response.";
 
-struct work {
+struct workload {
     struct sequence *sequences;
     int32_t *ids;
     float *weights, *behaviour;
 };
 
-static void work_finish(struct work *work)
+static void workload_finish(struct workload *workload)
 {
-    free(work->sequences);
-    free(work->ids);
-    free(work->weights);
-    free(work->behaviour);
+    free(workload->sequences);
+    free(workload->ids);
+    free(workload->weights);
+    free(workload->behaviour);
 }
 
-static int work_make(struct work *work, const struct bench_options *options, int32_t V,
-                     struct error *err)
+static int workload_make(struct workload *workload, const struct bench_options *options, int32_t V,
+                         struct error *err)
 {
     const int64_t count = options->prompt + options->tokens, all = count * options->batch;
-    work->sequences = calloc((size_t)options->batch, sizeof(*work->sequences));
-    work->ids = calloc((size_t)all, sizeof(*work->ids));
-    work->weights = calloc((size_t)count, sizeof(*work->weights));
-    work->behaviour = calloc((size_t)count, sizeof(*work->behaviour));
-    if (work->sequences == NULL || work->ids == NULL || work->weights == NULL ||
-        work->behaviour == NULL) {
+    workload->sequences = calloc((size_t)options->batch, sizeof(*workload->sequences));
+    workload->ids = calloc((size_t)all, sizeof(*workload->ids));
+    workload->weights = calloc((size_t)count, sizeof(*workload->weights));
+    workload->behaviour = calloc((size_t)count, sizeof(*workload->behaviour));
+    if (workload->sequences == NULL || workload->ids == NULL || workload->weights == NULL ||
+        workload->behaviour == NULL) {
         return error_set(err, -ENOMEM, "no memory for %lld tokens", (long long)all);
     }
     for (int64_t i = options->prompt; i < count; i++) {
-        work->weights[i] = 1.0f / (float)(options->tokens * options->batch);
-        work->behaviour[i] = -8.0f;
+        workload->weights[i] = 1.0f / (float)(options->tokens * options->batch);
+        workload->behaviour[i] = -8.0f;
     }
     for (int64_t k = 0; k < options->batch; k++) {
-        int32_t *ids = work->ids + k * count;
+        int32_t *ids = workload->ids + k * count;
         bench_ids(ids, count, V, (uint64_t)k);
         bench_ids(ids, options->prompt, V, 1000000 + (uint64_t)(k / options->samples));
-        work->sequences[k] = (struct sequence){.count = (int32_t)count,
-                                               .ids = ids,
-                                               .weight = work->weights,
-                                               .behaviour = work->behaviour,
-                                               .advantage = k % 2 == 0 ? 1.0f : -1.0f};
+        workload->sequences[k] = (struct sequence){.count = (int32_t)count,
+                                                   .ids = ids,
+                                                   .weight = workload->weights,
+                                                   .behaviour = workload->behaviour,
+                                                   .advantage = k % 2 == 0 ? 1.0f : -1.0f};
     }
     return 0;
 }
 
-static int time_steps(struct bench_result *result, struct trainer *trainer, const struct work *work,
-                      const struct bench_options *options, struct error *err)
+static int time_steps(struct bench_result *result, struct trainer *trainer,
+                      const struct workload *workload, const struct bench_options *options,
+                      struct error *err)
 {
     const struct objective objective = {.clip_low = 0.2f, .clip_high = 0.2f};
     const struct optimizer optimizer = {.lr = 1e-5f,
@@ -71,7 +72,7 @@ static int time_steps(struct bench_result *result, struct trainer *trainer, cons
         struct step_report report;
         const double cpu = bench_cpu_seconds();
         const uint64_t start = clock_ns();
-        int code = trainer_step(trainer, work->sequences, (int32_t)options->batch, &objective,
+        int code = trainer_step(trainer, workload->sequences, (int32_t)options->batch, &objective,
                                 &optimizer, NULL, &report, err);
         if (code < 0) {
             return code;
@@ -90,7 +91,7 @@ static int measure(const struct bench_options *options, struct error *err)
 {
     CLEANUP(model_destroyp) struct model *model = NULL;
     CLEANUP(trainer_destroyp) struct trainer *trainer = NULL;
-    CLEANUP(work_finish) struct work work = {0};
+    CLEANUP(workload_finish) struct workload workload = {0};
     int code = bench_model(&model, options, err);
     if (code < 0) {
         return code;
@@ -107,8 +108,8 @@ static int measure(const struct bench_options *options, struct error *err)
     result.operations = result.tokens * (6.0 * bench_parameters(model) +
                                          6.0 * (double)s->L * (double)s->H * s->D * length);
     code = trainer_create(&trainer, s, model->weights, &config, err);
-    code = code < 0 ? code : work_make(&work, options, s->V, err);
-    code = code < 0 ? code : time_steps(&result, trainer, &work, options, err);
+    code = code < 0 ? code : workload_make(&workload, options, s->V, err);
+    code = code < 0 ? code : time_steps(&result, trainer, &workload, options, err);
     return code < 0 ? code : bench_print(options, model, &result, NULL, err);
 }
 
