@@ -17,14 +17,15 @@ enum { LOOK_POSITIONS = 24, LOOK_HEADS = 2, LOOK_ROWS = LOOK_POSITIONS * LOOK_HE
 struct backward {
     int64_t rows_max;
     float *memory;
-    float *dx;     // [T, C] gradient of the residual stream
-    float *dnorm;  // [BLOCK_ROWS, C]
-    float *dact;   // [BLOCK_ROWS, F]
-    float *dup;    // [BLOCK_ROWS, 2F or F]
-    float *datt;   // [T, H*D]
-    float *dqkv;   // [T, (H+2KV)*D]
-    float *row;    // [D] scratch of the q/k norm
-    float *packed; // the inputs of one matrix as the right side of a product
+    float *dx;      // [T, C] gradient of the residual stream
+    float *dnorm;   // [BLOCK_ROWS, C]
+    float *dact;    // [BLOCK_ROWS, F]
+    float *dup;     // [BLOCK_ROWS, 2F], as inputs_own describes, or [BLOCK_ROWS, F]
+    float *rounded; // [BLOCK_ROWS, widest gradient] as inputs_own describes
+    float *datt;    // [T, H*D]
+    float *dqkv;    // [T, (H+2KV)*D]
+    float *row;     // [D] scratch of the q/k norm
+    float *packed;  // the inputs of one matrix as the right side of a product
     // Rows of one look at attention, as inputs_own describes where nothing else is said:
     float *queries;                      // [LOOK_ROWS, D] scaled
     float *dout;                         // [LOOK_ROWS, D] gradients of what they gave
@@ -44,6 +45,13 @@ static int64_t widest_input(const struct shape *s)
     return HD > widest ? HD : widest;
 }
 
+// Of those that are rounded apart.
+static int64_t widest_gradient(const struct shape *s)
+{
+    const int64_t width = (s->H + 2L * s->KV) * s->D, widest = s->C > s->F ? s->C : s->F;
+    return width > widest ? width : widest;
+}
+
 int backward_create(struct backward **out, const struct model *model, int64_t rows_max,
                     struct error *err)
 {
@@ -59,20 +67,21 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                              (int64_t)BLOCK_ROWS * s->C,
                              (int64_t)BLOCK_ROWS * s->F,
                              BLOCK_ROWS * up,
+                             BLOCK_ROWS * inputs_stride(model->compute, widest_gradient(s)),
                              rows_max * HD,
                              rows_max * width,
                              s->D,
                              inputs_count(model->kernels, BLOCK_ROWS, widest_input(s)),
-                             LOOK_ROWS * packed_depth(model->compute, s->D),
-                             LOOK_ROWS * packed_depth(model->compute, s->D),
+                             LOOK_ROWS * inputs_stride(model->compute, s->D),
+                             LOOK_ROWS * inputs_stride(model->compute, s->D),
                              inputs_count(model->kernels, LOOK_ROWS, s->D),
                              inputs_count(model->kernels, LOOK_ROWS, s->D),
                              (int64_t)LOOK_ROWS * s->D,
                              blocks * kv_block_floats(model->compute, s->D)};
-    float **const arrays[] = {
-        &b->dx,       &b->dnorm,  &b->dact,    &b->dup,  &b->datt,           &b->dqkv,
-        &b->row,      &b->packed, &b->queries, &b->dout, &b->queries_packed, &b->dout_packed,
-        &b->dqueries, &b->turned};
+    float **const arrays[] = {&b->dx,          &b->dnorm,    &b->dact,  &b->dup,
+                              &b->rounded,     &b->datt,     &b->dqkv,  &b->row,
+                              &b->packed,      &b->queries,  &b->dout,  &b->queries_packed,
+                              &b->dout_packed, &b->dqueries, &b->turned};
     int64_t floats = 0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         floats += floats_whole(sizes[i]);
@@ -114,23 +123,29 @@ struct linear {
 
 // y = x·Wᵀ + b. linear_inputs: dx [T, K] = dy·W.
 static void linear_inputs(const struct model *model, float *dx, const struct linear *linear,
-                          const float *dy, int64_t T)
+                          struct inputs dy, int64_t T)
 {
     const struct matrix *w = linear->w;
-    model->kernels->product(dx, w->K, inputs_rows(dy, w->N), w->back, T, w->K, w->N, false);
+    model->kernels->product(dx, w->K, dy, w->back, T, w->K, w->N, false);
 }
 
-// linear_weights: dW += dyᵀ·x; db += column sums of dy.
+// linear_weights: dW += dyᵀ·x.
 static void linear_weights(const struct backward *b, const struct model *model,
-                           const struct linear *linear, const float *dy, int64_t T)
+                           const struct linear *linear, struct inputs dy, int64_t T)
 {
     const struct kernels *k = model->kernels;
     const struct matrix *w = linear->w;
     inputs_pack(k, b->packed, linear->x, T, w->K);
-    k->product(linear->dW, w->K, inputs_columns(dy, w->N),
-               operand_inputs(k, b->packed, linear->x, T), w->N, w->K, T, true);
+    k->product(linear->dW, w->K, inputs_turned(dy), operand_inputs(k, b->packed, linear->x, T),
+               w->N, w->K, T, true);
+}
+
+// linear_bias: db += column sums of dy, where there is a bias.
+static void linear_bias(const struct model *model, const struct linear *linear, const float *dy,
+                        int64_t T)
+{
     if (linear->dbias != NULL) {
-        k->bias_backward(linear->dbias, dy, w->N, T, w->N);
+        model->kernels->bias_backward(linear->dbias, dy, linear->w->N, T, linear->w->N);
     }
 }
 
@@ -368,6 +383,12 @@ static float *part_grad(const struct part *part, enum param_role role)
     return grad_of(part->model, part->grads, part->layer, role);
 }
 
+// part_rounded is gradients dy [rows, N] as products read them, until the next ones are.
+static struct inputs part_rounded(const struct part *part, const float *dy, int64_t N)
+{
+    return inputs_rounded(part->model->kernels, part->b->rounded, dy, part->rows, N);
+}
+
 // qk_norm_backward replaces the gradients of normalized q and k heads by those of the plain ones.
 static void qk_norm_backward(const struct part *part)
 {
@@ -394,6 +415,7 @@ static void feed_backward(const struct part *part)
 {
     const struct backward *b = part->b;
     const struct model *model = part->model;
+    const struct kernels *k = model->kernels;
     const struct shape *s = &model->shape;
     const struct layer *layer = &model->layers[part->layer];
     const struct block_state *state = &part->state;
@@ -401,20 +423,25 @@ static void feed_backward(const struct part *part)
                                 .x = inputs_own(model->compute, state->act, s->F),
                                 .dW = part_grad(part, PARAM_DOWN),
                                 .dbias = part_grad(part, PARAM_DOWN_BIAS)};
-    linear_inputs(model, b->dact, &down, part->dx, part->rows);
+    const struct inputs dexit = part_rounded(part, part->dx, s->C);
+    linear_inputs(model, b->dact, &down, dexit, part->rows);
     if (s->gated) {
-        model->kernels->swiglu_backward(b->dup, state->act, b->dact, state->up, part->rows, s->F);
+        k->swiglu_backward(b->dup, state->act, b->dact, state->up, part->rows, s->F);
     } else {
-        model->kernels->gelu_backward(b->dup, state->act, b->dact, state->up, part->rows, s->F);
+        k->gelu_backward(b->dup, state->act, b->dact, state->up, part->rows, s->F);
     }
-    linear_weights(b, model, &down, part->dx, part->rows);
+    linear_weights(b, model, &down, dexit, part->rows);
+    linear_bias(model, &down, part->dx, part->rows);
     block_norm2(model, part->layer, state, part->rows);
     const struct linear up = {.w = &layer->up,
                               .x = inputs_own(model->compute, state->norm, s->C),
                               .dW = part_grad(part, s->gated ? PARAM_GATE : PARAM_UP),
                               .dbias = part_grad(part, PARAM_UP_BIAS)};
-    linear_inputs(model, b->dnorm, &up, b->dup, part->rows);
-    linear_weights(b, model, &up, b->dup, part->rows);
+    const struct inputs dup =
+        s->gated ? inputs_own(model->compute, b->dup, 2 * s->F) : part_rounded(part, b->dup, s->F);
+    linear_inputs(model, b->dnorm, &up, dup, part->rows);
+    linear_weights(b, model, &up, dup, part->rows);
+    linear_bias(model, &up, b->dup, part->rows);
     const struct norm norm = {.x = state->mid,
                               .mean = state->mean2,
                               .rstd = state->rstd2,
@@ -432,8 +459,10 @@ static void out_backward(const struct part *part)
                                .x = inputs_rows(part->state.att, w->K),
                                .dW = part_grad(part, PARAM_O),
                                .dbias = part_grad(part, PARAM_O_BIAS)};
-    linear_inputs(part->model, part->datt, &out, part->dx, part->rows);
-    linear_weights(part->b, part->model, &out, part->dx, part->rows);
+    const struct inputs dmid = part_rounded(part, part->dx, part->model->shape.C);
+    linear_inputs(part->model, part->datt, &out, dmid, part->rows);
+    linear_weights(part->b, part->model, &out, dmid, part->rows);
+    linear_bias(part->model, &out, part->dx, part->rows);
 }
 
 // qkv_backward goes from what attention reads to the layer's entry.
@@ -454,8 +483,10 @@ static void qkv_backward(const struct part *part)
                                .x = inputs_own(model->compute, part->state.norm, s->C),
                                .dW = part_grad(part, PARAM_Q),
                                .dbias = part_grad(part, PARAM_Q_BIAS)};
-    linear_inputs(model, part->b->dnorm, &qkv, part->dqkv, part->rows);
-    linear_weights(part->b, model, &qkv, part->dqkv, part->rows);
+    const struct inputs dqkv = part_rounded(part, part->dqkv, layer->qkv.N);
+    linear_inputs(model, part->b->dnorm, &qkv, dqkv, part->rows);
+    linear_weights(part->b, model, &qkv, dqkv, part->rows);
+    linear_bias(model, &qkv, part->dqkv, part->rows);
     const struct norm norm = {.x = part->state.x,
                               .mean = part->state.mean1,
                               .rstd = part->state.rstd1,

@@ -24,8 +24,9 @@ struct loss {
     int64_t chunk_rows;
     float *hidden;          // [chunk, C] as inputs_own describes
     float *dhidden;         // [chunk, C]
-    float *logits;          // [chunk, V]
-    float *weights;         // [V] of the softmax of one row
+    int64_t width;          // of a row of logits: V, or what its gradients take, where that is more
+    float *logits;          // [chunk, width]; their gradients replace them, as inputs_own describes
+    float *row;             // [V] of one row: the weights of its softmax, then its gradients
     float *packed;          // `hidden` as the right side of a product
     struct target *targets; // [targets_max], grown as needed
     int64_t targets_max;
@@ -47,15 +48,17 @@ int loss_create(struct loss **out, const struct model *model, int64_t rows_max, 
     rows -= rows % CHUNK_ROWS_MIN; // whole tiles
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > LOSS_CHUNK_ROWS ? LOSS_CHUNK_ROWS : rows;
     loss->chunk_rows = rows;
-    loss->hidden = floats_alloc((size_t)(rows * packed_depth(model->compute, s->C)));
+    loss->hidden = floats_alloc((size_t)(rows * inputs_stride(model->compute, s->C)));
     loss->dhidden = floats_alloc((size_t)(rows * s->C));
-    loss->logits = floats_alloc((size_t)(rows * s->V));
-    loss->weights = floats_alloc((size_t)s->V);
+    const int64_t gradients = inputs_stride(model->compute, s->V);
+    loss->width = gradients > s->V ? gradients : s->V;
+    loss->logits = floats_alloc((size_t)(rows * loss->width));
+    loss->row = floats_alloc((size_t)s->V);
     loss->packed = floats_alloc((size_t)inputs_count(model->kernels, rows, s->C));
     loss->targets = malloc((size_t)rows_max * sizeof(*loss->targets));
     loss->targets_max = rows_max;
     if (loss->hidden == NULL || loss->dhidden == NULL || loss->logits == NULL ||
-        loss->weights == NULL || loss->packed == NULL || loss->targets == NULL) {
+        loss->row == NULL || loss->packed == NULL || loss->targets == NULL) {
         return error_set(err, -ENOMEM, "loss: out of memory");
     }
     *out = TAKE(loss);
@@ -68,7 +71,7 @@ void loss_destroy(struct loss *loss)
         floats_free(loss->hidden);
         floats_free(loss->dhidden);
         floats_free(loss->logits);
-        floats_free(loss->weights);
+        floats_free(loss->row);
         floats_free(loss->packed);
         free(loss->targets);
         free(loss);
@@ -145,17 +148,16 @@ static struct token_loss policy_token(const struct loss_pass *pass, const struct
     return token;
 }
 
-// row_gradient turns one row of logits into its gradient in place and returns the token's
-// log-probability; `weights` [V] is scratch.
-static float row_gradient(const struct loss_pass *pass, const struct target *target, float *logits,
-                          float *weights)
+// row_gradient writes the gradient of one row of logits and returns the token's log-probability.
+static float row_gradient(float *row, const struct loss_pass *pass, const struct target *target,
+                          const float *logits)
 {
     const struct model *model = pass->model;
     const struct sequence *sequence = pass->sequences[target->k];
     const int32_t V = model->shape.V, token = sequence->ids[target->index];
     const double weight = (double)sequence->weight[target->index];
     const double entropy_coef = (double)pass->objective->entropy_coef;
-    const struct softmax softmax = model->kernels->softmax(weights, logits, V);
+    const struct softmax softmax = model->kernels->softmax(row, logits, V);
     float logp = logits[token] - softmax.lse;
     struct token_loss loss = {.value = -(double)logp, .slope = -1.0};
     if (weight != 0.0 && sequence->behaviour != NULL) {
@@ -163,8 +165,8 @@ static float row_gradient(const struct loss_pass *pass, const struct target *tar
     }
     float grad = (float)(weight * loss.slope);
     float entropy_grad = (float)(-entropy_coef * weight);
-    model->kernels->softmax_gradient(logits, weights, V, &softmax, -grad, entropy_grad);
-    logits[token] += grad;
+    model->kernels->softmax_gradient(row, logits, V, &softmax, -grad, entropy_grad);
+    row[token] += grad;
     if (weight != 0.0) {
         pass->sums->loss += weight * (loss.value - entropy_coef * (double)softmax.entropy);
         pass->sums->entropy += (double)softmax.entropy;
@@ -184,7 +186,7 @@ static struct inputs run_head(const struct loss *loss, const struct loss_pass *p
                inputs_from(pass->forward->final, targets[r].row).data,
                (size_t)hidden.row * sizeof(float));
     }
-    pass->model->kernels->product(loss->logits, head->N, hidden, head->packed, rows, head->N,
+    pass->model->kernels->product(loss->logits, loss->width, hidden, head->packed, rows, head->N,
                                   head->K, false);
     return hidden;
 }
@@ -198,16 +200,19 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     const struct param *param =
         params_find(&pass->model->params, -1, pass->model->shape.tied ? PARAM_EMBED : PARAM_HEAD);
     const struct inputs hidden = run_head(loss, pass, targets, rows);
+    const struct inputs dlogits = inputs_own(k->compute, loss->logits, V);
     for (int64_t r = 0; r < rows; r++) {
         const struct target *t = &targets[r];
-        float logp = row_gradient(pass, t, loss->logits + r * V, loss->weights);
+        float logp = row_gradient(loss->row, pass, t, loss->logits + r * loss->width);
+        k->round_rows(loss->logits + r * dlogits.row, loss->row, V, 1,
+                      V); // over rows that are done
         if (pass->logprobs != NULL && pass->logprobs[t->k] != NULL) {
             pass->logprobs[t->k][t->index] = logp;
         }
     }
-    k->product(loss->dhidden, C, inputs_rows(loss->logits, V), head->back, rows, C, V, false);
+    k->product(loss->dhidden, C, dlogits, head->back, rows, C, V, false);
     inputs_pack(k, loss->packed, hidden, rows, C);
-    k->product(pass->grads + param->offset, C, inputs_columns(loss->logits, V),
+    k->product(pass->grads + param->offset, C, inputs_turned(dlogits),
                operand_inputs(k, loss->packed, hidden, rows), V, C, rows, true);
     for (int64_t r = 0; r < rows; r++) {
         k->add(pass->dfinal + targets[r].row * C, loss->dhidden + r * C, C);
@@ -273,7 +278,7 @@ void loss_score(struct loss *loss, const struct loss_pass *pass, float *out)
         const struct target *targets = loss->targets + from;
         (void)run_head(loss, pass, targets, rows);
         for (int64_t r = 0; r < rows; r++) {
-            const float *logits = loss->logits + r * V;
+            const float *logits = loss->logits + r * loss->width;
             int32_t token = pass->sequences[targets[r].k]->ids[targets[r].index];
             out[targets[r].token_row] =
                 logits[token] - model->kernels->log_sum_exp(logits, (int32_t)V);

@@ -71,13 +71,24 @@ static void gelu_again(const struct kernels *kernels, const struct rows *rows, f
     kernels->gelu_backward(dx, y, rows->dy, rows->x, rows->T, rows->width);
 }
 
-static float *written(const struct kernels *kernels, const struct rows *rows, operation *run)
+static int64_t floats_of(const struct kernels *kernels, const struct rows *rows)
 {
-    const int64_t count = rows->T * packed_depth(kernels->compute, rows->width);
-    float *y = test_malloc((size_t)count * sizeof(*y)); // its end is watched
+    return rows->T * inputs_stride(kernels->compute, rows->width);
+}
+
+static float *untouched(const struct kernels *kernels, const struct rows *rows)
+{
+    const int64_t count = floats_of(kernels, rows);
+    float *y = test_malloc((size_t)count * sizeof(*y));
     for (int64_t i = 0; i < count; i++) {
         y[i] = 12345.0f;
     }
+    return y;
+}
+
+static float *written(const struct kernels *kernels, const struct rows *rows, operation *run)
+{
+    float *y = untouched(kernels, rows); // its end is watched
     run(kernels, rows, y);
     return y;
 }
@@ -87,11 +98,10 @@ static void check_table(const struct kernels *kernels, const struct rows *rows, 
 {
     float *plain = written(kernels_find("portable", COMPUTE_F32), rows, forward);
     float *got = written(kernels, rows, run);
-    const int64_t count = rows->T * packed_depth(kernels->compute, rows->width);
-    float *wanted = test_malloc((size_t)count * sizeof(*wanted));
+    float *wanted = untouched(kernels, rows);
     kernels_find("portable", kernels->compute)
         ->round_rows(wanted, plain, rows->width, rows->T, rows->width);
-    assert_memory_equal(got, wanted, (size_t)count * sizeof(float));
+    assert_memory_equal(got, wanted, (size_t)floats_of(kernels, rows) * sizeof(float));
     test_free(plain);
     test_free(got);
     test_free(wanted);

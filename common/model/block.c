@@ -61,7 +61,7 @@ int64_t block_state_floats(const struct shape *shape, int64_t T)
 int64_t block_scratch_floats(const struct model *model)
 {
     const struct shape *s = &model->shape;
-    return BLOCK_ROWS * (packed_depth(model->compute, s->C) + packed_depth(model->compute, s->F));
+    return BLOCK_ROWS * (inputs_stride(model->compute, s->C) + inputs_stride(model->compute, s->F));
 }
 
 float *block_state_carve(struct block_state *state, const struct model *model, float *memory,
@@ -71,7 +71,7 @@ float *block_state_carve(struct block_state *state, const struct model *model, f
     const int count = arrays_of(arrays, &model->shape);
     *state = (struct block_state){.norm = scratch,
                                   .act = scratch +
-                                         BLOCK_ROWS * packed_depth(model->compute, model->shape.C)};
+                                         BLOCK_ROWS * inputs_stride(model->compute, model->shape.C)};
     for (int i = 0; i < count; i++) {
         *pointer_of(state, &arrays[i]) = memory;
         memory += floats_whole(T * arrays[i].width);

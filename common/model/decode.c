@@ -92,7 +92,7 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
         return error_set(err, -ENOMEM, "decode: out of memory");
     }
     const int64_t rows = rows_max;
-    const int64_t width = packed_depth(model->compute, s->C);
+    const int64_t width = inputs_stride(model->compute, s->C);
     const int64_t floats = block_scratch_floats(model) + block_state_floats(s, rows) +
                            floats_whole(rows * s->C) + HEAD_ROWS * (s->C + width + s->V);
     decode->rows_max = rows_max;

@@ -25,7 +25,7 @@ int forward_create(struct forward **out, const struct model *model, int64_t rows
     forward->rows_max = rows_max;
     const int64_t floats = block_scratch_floats(model) + s->L * block_state_floats(s, rows_max) +
                            floats_whole(rows_max * s->C) + 2 * floats_whole(rows_max) +
-                           rows_max * packed_depth(model->compute, s->C);
+                           rows_max * inputs_stride(model->compute, s->C);
     int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
     const int64_t block = kv_block_floats(model->compute, s->D);
     forward->memory = floats_alloc((size_t)floats);

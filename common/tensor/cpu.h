@@ -112,7 +112,7 @@ float cpu_log_sum_exp(const float *x, int64_t n);
 float cpu_maximum(const float *x, int64_t n);
 float cpu_exp_weights(float *y, const float *x, int64_t n, float top, float factor);
 struct softmax cpu_softmax(float *weights, const float *x, int64_t n);
-void cpu_softmax_gradient(float *x, const float *weights, int64_t n, const struct softmax *softmax,
+void cpu_softmax_gradient(float *weights, const float *x, int64_t n, const struct softmax *softmax,
                           float scale, float entropy_scale);
 void cpu_adamw(float *w, float *m, float *v, const float *g, const struct adamw *step, int64_t n);
 double cpu_square_sum(const float *x, int64_t n);

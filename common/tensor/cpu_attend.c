@@ -89,6 +89,11 @@ static void softmax_rows(struct walk *w, float *score, int64_t from, int rows)
     }
 }
 
+static struct inputs queries_from(const struct walk *w, int64_t row, int64_t D)
+{
+    return inputs_from(inputs_own(w->compute, w->q, D), row);
+}
+
 // walk_block takes rows [from, from + rows) over one block; `next` is read after it: its keys are
 // fetched during the first product, its values during the second, which hides memory's latency.
 static void walk_block(const struct attend *a, struct walk *w, int64_t from, int64_t rows,
@@ -100,9 +105,8 @@ static void walk_block(const struct attend *a, struct walk *w, int64_t from, int
     struct operand values = kv_block_values(w->compute, block, D);
     keys.next = next;
     values.next = next + columns_floats(w->compute, D);
-    const int64_t width = packed_depth(w->compute, D);
-    w->product(score, ATTENTION_BLOCK, inputs_own(w->compute, w->q + from * width, D), keys, rows,
-               ATTENTION_BLOCK, D, false);
+    w->product(score, ATTENTION_BLOCK, queries_from(w, from, D), keys, rows, ATTENTION_BLOCK, D,
+               false);
     for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
         softmax_rows(w, score + r * ATTENTION_BLOCK, from + r,
                      rows - r < ROWS_AT_ONCE ? (int)(rows - r) : ROWS_AT_ONCE);
@@ -160,9 +164,10 @@ static void few_scores(const struct attend *a, const struct walk *w, int64_t ind
                        bool two, float *score)
 {
     const int64_t depth = packed_depth(w->compute, a->D), panel = depth * PANEL;
+    const struct inputs queries = queries_from(w, index * a->rows, a->D);
     struct few few = {.ldc = ATTENTION_BLOCK,
-                      .a = w->q + index * a->rows * depth,
-                      .a_row = depth,
+                      .a = queries.data,
+                      .a_row = queries.row,
                       .depth = depth,
                       .pairs = w->compute != COMPUTE_F32};
     for (int p = 0; p < FEW_PANELS; p++) {
@@ -222,7 +227,8 @@ static void walk_few(const struct attend *a, struct walk *w, int64_t index)
 
 static void walk_begin(const struct attend *a, struct walk *w)
 {
-    const int64_t width = packed_depth(w->compute, a->D);
+    const int64_t width = inputs_stride(w->compute, a->D);
+    _Static_assert(HEAD_SIZE_MAX % 32 == 0, "rows of pairs, and gaps behind them, fit in q");
     for (int64_t i = 0, row = 0; i < a->parts; i++) {
         for (int64_t r = 0; r < a->rows; r++, row++) {
             float q[HEAD_SIZE_MAX];

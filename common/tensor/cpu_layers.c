@@ -8,11 +8,11 @@
 
 // What products read is written in floats or in pairs (kernels.h), as a constant says.
 
-// inputs_store writes numbers i .. i + 15 of a row of K, of which `count` exist.
+// inputs_store writes `count` numbers, from number i of a row on.
 VEC_INLINE void inputs_store(float *row, int64_t i, v16 v, int64_t count, const bool pairs)
 {
     if (pairs) {
-        v_store_bf16(row + i / 2, count < VEC ? v_keep(v, (int)count) : v);
+        v_store_bf16((char *)row + i * (int64_t)sizeof(uint16_t), v, (int)count);
     } else {
         v_store_n(row + i, v, (int)count);
     }
@@ -21,15 +21,15 @@ VEC_INLINE void inputs_store(float *row, int64_t i, v16 v, int64_t count, const 
 // inputs_width is how many floats a row takes.
 VEC_INLINE int64_t inputs_width(int64_t K, const bool pairs)
 {
-    return packed_depth(pairs ? COMPUTE_BF16 : COMPUTE_F32, K);
+    return inputs_stride(pairs ? COMPUTE_BF16 : COMPUTE_F32, K);
 }
 
 // inputs_end fills a row of pairs up.
 VEC_INLINE void inputs_end(float *row, int64_t K, const bool pairs)
 {
-    const int64_t written = (K + VEC - 1) / VEC * VEC / 2;
-    if (pairs && written < inputs_width(K, pairs)) {
-        memset(row + written, 0, VEC / 2 * sizeof(float));
+    if (pairs && K % PACKED_DEPTH != 0) {
+        memset((char *)row + K * (int64_t)sizeof(uint16_t), 0,
+               (size_t)(PACKED_DEPTH - K % PACKED_DEPTH) * sizeof(uint16_t));
     }
 }
 
@@ -293,7 +293,7 @@ void cpu_swiglu_bf16(float *y, const float *gate_up, int64_t T, int64_t F)
 VEC_INLINE void swiglu_backward(float *dgate_up, float *y, const float *dy, const float *gate_up,
                                 int64_t T, int64_t F, const bool pairs)
 {
-    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, dgate_up += 2 * F, dy += F) {
+    for (int64_t t = 0; t < T; t++, gate_up += 2 * F, dy += F) {
         FOR_VEC(i, c, F)
         {
             v16 g = v_load_n(gate_up + i, (int)c);
@@ -303,11 +303,13 @@ VEC_INLINE void swiglu_backward(float *dgate_up, float *y, const float *dy, cons
             __builtin_prefetch(gate_up + 3 * F + i);
             v16 s = v_sigmoid(g);
             v16 slope = v_mul(s, v_fma(g, v_sub(v_set(1.0f), s), v_set(1.0f)));
-            v_store_n(dgate_up + i, v_mul(v_mul(d, u), slope), (int)c);
-            v_store_n(dgate_up + F + i, v_mul(v_mul(d, g), s), (int)c);
+            inputs_store(dgate_up, i, v_mul(v_mul(d, u), slope), c, pairs);
+            inputs_store(dgate_up, F + i, v_mul(v_mul(d, g), s), c, pairs);
             inputs_store(y, i, v_mul(v_mul(g, s), u), c, pairs);
         }
+        inputs_end(dgate_up, 2 * F, pairs);
         inputs_end(y, F, pairs);
+        dgate_up += inputs_width(2 * F, pairs);
         y += inputs_width(F, pairs);
     }
 }

@@ -59,7 +59,7 @@ struct softmax cpu_softmax(float *weights, const float *x, int64_t n)
         .lse = max + log_total, .total = total, .entropy = log_total - v_sum(moment) / total};
 }
 
-void cpu_softmax_gradient(float *x, const float *weights, int64_t n, const struct softmax *softmax,
+void cpu_softmax_gradient(float *weights, const float *x, int64_t n, const struct softmax *softmax,
                           float scale, float entropy_scale)
 {
     const v16 each = v_set(1.0f / softmax->total), lse = v_set(softmax->lse);
@@ -68,7 +68,7 @@ void cpu_softmax_gradient(float *x, const float *weights, int64_t n, const struc
         v16 p = v_mul(v_load_n(weights + i, count), each);
         v16 surprise = v_add(v_sub(v_load_n(x + i, count), lse), v_set(softmax->entropy));
         v16 slope = v_fma(v_set(-entropy_scale), surprise, v_set(scale));
-        v_store_n(x + i, v_mul(p, slope), count);
+        v_store_n(weights + i, v_mul(p, slope), count);
     }
 }
 

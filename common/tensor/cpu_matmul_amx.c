@@ -239,16 +239,17 @@ static void copy_along(float *copy, const float *a, int64_t a_row, int64_t rows,
     }
 }
 
-// copy_tile_down rounds a tile of rows whose columns are contiguous, and asks for the one that
-// comes next in the same rows.
-static void copy_tile_down(float *tile, const float *a, int64_t a_col, int count, int64_t depth)
+// copy_tile_down makes a tile of `count` rows from m on that are side by side, from number k of
+// `depth` on, and asks for what comes next in them.
+VEC_INLINE void copy_tile_down(float *tile, struct inputs a, int64_t m, int64_t k, int count,
+                               int64_t depth)
 {
+    const float *later = a.data + (a.pairs ? m / 2 : m) + (k + TILE_DEPTH) * a.col;
     v16 row[TILE];
-    for (int64_t i = 0; i < TILE; i++) {
-        const int64_t k = 2 * i;
-        row[i] = k < depth ? pair_rows(a + k * a_col, a_col, k + 1 < depth, count) : v_set(0.0f);
-        __builtin_prefetch(a + (k + TILE_DEPTH) * a_col);
-        __builtin_prefetch(a + (k + 1 + TILE_DEPTH) * a_col);
+    for (int64_t i = 0; i < TILE; i++, k += 2, later += 2 * a.col) {
+        row[i] = k < depth ? pairs_down(a, m, k, depth, count) : v_set(0.0f);
+        __builtin_prefetch(later);
+        __builtin_prefetch(later + a.col);
     }
     v_transpose(row);
     for (size_t i = 0; i < TILE; i++) {
@@ -256,13 +257,12 @@ static void copy_tile_down(float *tile, const float *a, int64_t a_col, int count
     }
 }
 
-// copy_down rounds rows whose columns are contiguous.
-static void copy_down(float *copy, const float *a, int64_t a_col, int64_t rows, int64_t depth)
+// copy_down makes tiles of rows that are side by side.
+static void copy_down(float *copy, struct inputs a, int64_t rows, int64_t depth)
 {
     for (int64_t k = 0; k < depth; k += TILE_DEPTH, copy += TILE_WORDS) {
         for (int64_t m = 0; m < rows; m += TILE) {
-            copy_tile_down(copy + m / TILE * A_TILES, a + k * a_col + m, a_col,
-                           (int)least(rows - m, TILE), depth - k);
+            copy_tile_down(copy + m / TILE * A_TILES, a, m, k, (int)least(rows - m, TILE), depth);
         }
     }
 }
@@ -278,17 +278,16 @@ static void copy_pairs(float *copy, const float *a, int64_t a_row, int64_t rows,
     }
 }
 
-// copy_a makes tiles of a block of A in one pass of K, from row m and column k on. What is missing
-// of the last tile's rows stays as it is: nothing of it gets into the rows that exist.
-static void copy_a(float *copy, const struct inputs *a, int64_t m, int64_t k, int64_t rows,
-                   int64_t depth)
+// copy_a makes tiles of a block of A in one pass of K. What is missing of the last tile's rows
+// stays as it is: nothing of it gets into the rows that exist.
+static void copy_a(float *copy, struct inputs a, int64_t rows, int64_t depth)
 {
-    if (a->pairs) {
-        copy_pairs(copy, a->data + m * a->row + k / 2, a->row, rows, depth);
-    } else if (a->col == 1) {
-        copy_along(copy, a->data + m * a->row + k, a->row, rows, depth);
+    if (a.col != 1) {
+        copy_down(copy, a, rows, depth);
+    } else if (a.pairs) {
+        copy_pairs(copy, a.data, a.row, rows, depth);
     } else {
-        copy_down(copy, a->data + m + k * a->col, a->col, rows, depth);
+        copy_along(copy, a.data, a.row, rows, depth);
     }
 }
 
@@ -308,7 +307,7 @@ void cpu_product_amx(float *c, int64_t ldc, struct inputs a, struct operand b, i
                                        .accumulate = accumulate || k > 0};
             struct operand rest = b;
             rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
-            copy_a(copy, &a, m, k, rows, depth);
+            copy_a(copy, inputs_at(a, m, k), rows, depth);
             block_run(block, rest, rows, N, depth);
         }
     }

@@ -9,42 +9,41 @@ enum {
     COPY_STRIDE = DEPTH + TILE_GAP, // from row to row of a copy of A that is not in tiles
 };
 
-// copy_down rounds a block whose columns are contiguous: tile after tile, in each pair after pair;
-// whole vectors are stored, as copy_a does (cpu_matmul.c).
-static void copy_down(float *copy, const float *a, int64_t a_col, const struct split *split,
-                      int64_t depth)
+// copy_down pairs the numbers of a block whose rows are side by side, `stride` floats from pair to
+// pair.
+VEC_INLINE void copy_down(float *copy, int64_t stride, struct inputs a, int64_t rows, int64_t depth)
 {
-    const int64_t pairs = (depth + 1) / 2;
-    for (int64_t k = 0; k < pairs; k++, a += 2 * a_col) {
-        const float *from = a;
-        float *tile = copy;
-        for (int64_t i = 0; i < split->tiles; i++) {
-            const int64_t count = rows_of_tile(split, i);
-            __builtin_prefetch(from + COPY_AHEAD * a_col);
-            __builtin_prefetch(from + (COPY_AHEAD + 1) * a_col);
-            v_store(tile + k * count, pair_rows(from, a_col, 2 * k + 1 < depth, (int)count));
-            tile += tile_floats(count, pairs);
-            from += count;
+    for (int64_t k = 0; k < depth; k += 2, copy += stride) {
+        const float *later = a.data + (k + COPY_AHEAD) * a.col;
+        for (int64_t m = 0; m < rows; m += VEC) {
+            const int count = rows - m < VEC ? (int)(rows - m) : VEC;
+            __builtin_prefetch(later + (a.pairs ? m / 2 : m));
+            __builtin_prefetch(later + a.col + (a.pairs ? m / 2 : m));
+            v_store(copy + m, pairs_down(a, m, k, depth, count));
         }
     }
 }
 
 // block_run computes a block of rows in one pass of K, of `depth`; `b` begins at the pass's first
-// row. `pairs` says that t.a is in pairs.
-static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N, int64_t depth,
-                      bool pairs)
+// row.
+static void block_run(struct tile t, struct inputs a, struct operand b, int64_t rows, int64_t N,
+                      int64_t depth)
 {
-    float a_copy[(size_t)ROW_BLOCK * COPY_STRIDE], b_copy[2][(size_t)DEPTH * PANEL];
+    float a_copy[(size_t)(ROW_BLOCK + VEC) * COPY_STRIDE], b_copy[2][(size_t)DEPTH * PANEL];
     const struct split split = split_rows(rows);
     t.K = (depth + 1) / 2;
-    t.a_packed = t.a_col != 1;
-    if (t.a_packed) {
-        copy_down(a_copy, t.a, t.a_col, &split, depth);
-        t.a = a_copy;
-    } else if (!pairs) {
-        pairs_along(a_copy, COPY_STRIDE, t.a, t.a_row, rows, depth);
-        t.a = a_copy;
-        t.a_row = COPY_STRIDE;
+    t.a = a_copy;
+    t.a_row = COPY_STRIDE;
+    t.a_col = 1;
+    if (a.col != 1) {
+        t.a_row = 1;
+        t.a_col = (rows + VEC - 1) / VEC * VEC | VEC;
+        copy_down(a_copy, t.a_col, a, rows, depth);
+    } else if (!a.pairs) {
+        pairs_along(a_copy, COPY_STRIDE, a.data, a.row, rows, depth);
+    } else {
+        t.a = a.data;
+        t.a_row = a.row;
     }
     t.b_row = PANEL;
     t.ahead_step = (PANEL + split.tiles - 1) / split.tiles;
@@ -69,16 +68,11 @@ void cpu_product_bf16(float *c, int64_t ldc, struct inputs a, struct operand b, 
     const unsigned before = flush_begin();
     for (int64_t m = 0; m < M; m += ROW_BLOCK) {
         for (int64_t k = 0; k < K || k == 0; k += PASS) {
-            const struct tile t = {.c = c + m * ldc,
-                                   .ldc = ldc,
-                                   .a = a.data + m * a.row + (a.pairs ? k / 2 : k * a.col),
-                                   .a_row = a.row,
-                                   .a_col = a.col,
-                                   .accumulate = accumulate || k > 0};
+            const struct tile t = {.c = c + m * ldc, .ldc = ldc, .accumulate = accumulate || k > 0};
             struct operand rest = b;
             rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
-            block_run(t, rest, M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N,
-                      K - k < PASS ? K - k : PASS, a.pairs);
+            block_run(t, inputs_at(a, m, k), rest, M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N,
+                      K - k < PASS ? K - k : PASS);
         }
     }
     flush_end(before);
@@ -86,7 +80,7 @@ void cpu_product_bf16(float *c, int64_t ldc, struct inputs a, struct operand b, 
 
 void cpu_round_rows_bf16(float *to, const float *x, int64_t x_row, int64_t T, int64_t K)
 {
-    pairs_along(to, packed_depth(COMPUTE_BF16, K), x, x_row, T, K);
+    pairs_along(to, inputs_stride(COMPUTE_BF16, K), x, x_row, T, K);
 }
 
 // Sixteen rows are rounded piece by piece, then written column by column.
@@ -110,30 +104,20 @@ void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K)
     }
 }
 
-// pair_of pairs up to sixteen numbers of rows k and k + 1 of B [K, N], from column n on.
-VEC_INLINE v16 pair_of(const struct inputs *B, int64_t k, int64_t n, int64_t K, int64_t N)
-{
-    static const float zeros[VEC / 2];
-    if (B->pairs) { // filled up with zeros in n
-        const float *row = B->data + k * B->row + n / 2;
-        return v_join(row, k + 1 < K ? row + B->row : zeros);
-    }
-    const int count = N - n < PANEL ? (int)(N - n) : PANEL;
-    return pair_rows(B->data + k * B->row + n, B->row, k + 1 < K, count);
-}
-
 // Rows are read two by two, a few panels' width of them at once.
 void cpu_pack_rows_bf16(float *packed, struct inputs B, int64_t K, int64_t N)
 {
     enum { AT_ONCE = 8 * PANEL, AHEAD = 8 }; // rows that are asked for ahead
     const int64_t depth = packed_depth(COMPUTE_BF16, K);
+    const struct inputs columns = inputs_turned(B);
     for (int64_t begin = 0; begin < N; begin += AT_ONCE) {
         const int64_t end = N - begin < AT_ONCE ? N : begin + AT_ONCE;
         for (int64_t k = 0; k < depth; k++) {
             const float *later = B.data + (2 * k + AHEAD) * B.row;
             for (int64_t n = begin; n < end; n += PANEL) {
+                const int count = N - n < PANEL ? (int)(N - n) : PANEL;
                 v_store(packed + n * depth + k * PANEL,
-                        2 * k < K ? pair_of(&B, 2 * k, n, K, N) : v_set(0.0f));
+                        2 * k < K ? pairs_down(columns, n, 2 * k, K, count) : v_set(0.0f));
                 __builtin_prefetch(later + (B.pairs ? n / 2 : n));
                 __builtin_prefetch(later + B.row + (B.pairs ? n / 2 : n));
             }

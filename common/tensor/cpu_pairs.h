@@ -34,6 +34,27 @@ VEC_INLINE v16 pair_rows(const float *row, int64_t stride, bool next, int count)
     return v_pairs(v_load_n(row, count), next ? v_load_n(row + stride, count) : v_set(0.0f));
 }
 
+// inputs_at is the inputs from row m and number k on; where these lie in pairs, an even one.
+static inline struct inputs inputs_at(struct inputs a, int64_t m, int64_t k)
+{
+    const int64_t along = a.col == 1 ? k : m, across = a.col == 1 ? m * a.row : k * a.col;
+    a.data += across + (a.pairs ? along / 2 : along);
+    return a;
+}
+
+// pairs_down pairs the numbers k and k + 1, of the K there are, of `count` rows from m on of inputs
+// whose rows are side by side.
+VEC_INLINE v16 pairs_down(struct inputs a, int64_t m, int64_t k, int64_t K, int count)
+{
+    const float *row = a.data + k * a.col;
+    if (!a.pairs) {
+        return pair_rows(row + m, a.col, k + 1 < K, count);
+    }
+    static const uint16_t zeros[VEC];
+    const char *even = (const char *)row + m * 2, *odd = (const char *)(row + a.col) + m * 2;
+    return v_join(even, k + 1 < K ? odd : (const char *)zeros, count);
+}
+
 // pairs_panel rounds a piece of a panel of floats.
 static inline void pairs_panel(float *copy, const float *b, int64_t b_row, int64_t depth, int width)
 {

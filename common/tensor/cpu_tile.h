@@ -218,9 +218,9 @@ VEC_INLINE void tile_run(const struct tile *t, const int rows, const int vecs, c
     case case_:                                                                                    \
         if (width < (columns)) {                                                                   \
             tile_run(t, rows, vecs, FORM_ANY, false, width);                                       \
-        } else if (t->a_packed && t->b_row == PANEL) {                                             \
+        } else if (!TILE_PAIRS && t->a_packed && t->b_row == PANEL) {                              \
             tile_run(t, rows, vecs, FORM_PACKED, true, columns);                                   \
-        } else if (!TILE_PAIRS && t->a_row == 1) {                                                 \
+        } else if (t->a_row == 1) {                                                                \
             tile_run(t, rows, vecs, FORM_DOWN, true, columns);                                     \
         } else if (TILE_PAIRS || (t->a_col == 1 && t->b_row == PANEL)) {                           \
             tile_run(t, rows, vecs, FORM_ALONG, true, columns);                                    \

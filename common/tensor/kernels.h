@@ -39,10 +39,10 @@ struct operand {
     bool pairs;
 };
 
-// struct inputs is rows of numbers that go into products: element (m, k) lies at data + m*row +
-// k*col, of which one is 1: a transposed left side needs no copy. Where `pairs` is set, row m lies
-// at data + m*row, pair after pair, and goes on with zeros up to a multiple of PACKED_DEPTH
-// numbers; col is 1. Only products in bf16 take these.
+// struct inputs is numbers that go into products: element (m, k) lies at data + m*row + k*col, of
+// which one is 1: a transposed left side needs no copy. Where `pairs` is set, the numbers that are
+// side by side lie pair after pair, and go on with zeros up to a multiple of PACKED_DEPTH: row m
+// from data + m*row on, or column k from data + k*col on. Only products in bf16 take these.
 struct inputs {
     const float *data;
     int64_t row, col;
@@ -123,12 +123,12 @@ struct kernels {
                  int64_t heads, int64_t D, float sign);
 
     // y [T, F] = silu(gate) * up, and its gradients; gate_up and dgate_up are [T, 2F], gate first.
-    // y is as inputs_own describes; the backward pass writes it again: it is cheaper to compute
-    // than to keep.
+    // y and dgate_up are as inputs_own describes; the backward pass writes y again: it is cheaper
+    // to compute than to keep.
     void (*swiglu)(float *y, const float *gate_up, int64_t T, int64_t F);
     void (*swiglu_backward)(float *dgate_up, float *y, const float *dy, const float *gate_up,
                             int64_t T, int64_t F);
-    // y [T, F] = gelu(x), tanh form, likewise; dx = dy * gelu'(x), and y again.
+    // y [T, F] = gelu(x), tanh form, likewise; dx = dy * gelu'(x) in floats, and y again.
     void (*gelu)(float *y, const float *x, int64_t T, int64_t F);
     void (*gelu_backward)(float *dx, float *y, const float *dy, const float *x, int64_t T,
                           int64_t F);
@@ -152,9 +152,9 @@ struct kernels {
     float (*exp_weights)(float *y, const float *x, int64_t n, float top, float factor);
     // The same, and what else softmax_gradient needs: weights [n] = exp(x - max).
     struct softmax (*softmax)(float *weights, const float *x, int64_t n);
-    // x = p * (scale - entropy_scale * (log p + entropy)), where p is the softmax of x that
-    // `softmax` has found.
-    void (*softmax_gradient)(float *x, const float *weights, int64_t n,
+    // Replaces the weights that `softmax` has found by p * (scale - entropy_scale * (log p +
+    // entropy)), where p is the softmax of x.
+    void (*softmax_gradient)(float *weights, const float *x, int64_t n,
                              const struct softmax *softmax, float scale, float entropy_scale);
 
     // One AdamW update over n elements (PyTorch's formula, decoupled decay).
@@ -207,23 +207,36 @@ static inline struct operand operand_packed(enum compute compute, const float *p
 }
 
 // inputs_rows and inputs_columns are a matrix of floats and its transpose: rows, columns of the
-// inputs are so far apart.
+// inputs are so far apart. inputs_turned is the transpose of any.
 static inline struct inputs inputs_rows(const float *data, int64_t row)
 {
     return (struct inputs){.data = data, .row = row, .col = 1};
 }
 
-static inline struct inputs inputs_columns(const float *data, int64_t column)
+static inline struct inputs inputs_turned(struct inputs inputs)
 {
-    return (struct inputs){.data = data, .row = 1, .col = column};
+    return (struct inputs){
+        .data = inputs.data, .row = inputs.col, .col = inputs.row, .pairs = inputs.pairs};
 }
 
-// inputs_own is rows of K numbers, packed_depth floats apart, as products of a compute type read
-// them without a copy.
+static inline struct inputs inputs_columns(const float *data, int64_t column)
+{
+    return inputs_turned(inputs_rows(data, column));
+}
+
+// inputs_stride is how many floats such rows of pairs lie apart: an odd number of cache lines, so
+// that a column of them does not meet in one place of a cache.
+static inline int64_t inputs_stride(enum compute compute, int64_t K)
+{
+    return compute == COMPUTE_F32 ? K : packed_depth(compute, K) | 16;
+}
+
+// inputs_own is rows of K numbers, inputs_stride apart, as products of a compute type read them
+// without a copy.
 static inline struct inputs inputs_own(enum compute compute, const float *data, int64_t K)
 {
     return (struct inputs){
-        .data = data, .row = packed_depth(compute, K), .col = 1, .pairs = compute != COMPUTE_F32};
+        .data = data, .row = inputs_stride(compute, K), .col = 1, .pairs = compute != COMPUTE_F32};
 }
 
 // inputs_from is the inputs from row t on.
@@ -240,6 +253,18 @@ static inline struct operand operand_inputs(const struct kernels *kernels, const
 {
     return kernels->pack_rows == NULL ? operand_row_major(B.data, B.row)
                                       : operand_packed(kernels->compute, packed, K);
+}
+
+// inputs_rounded is rows x [T, K] as products that read them often read them best: as they lie, or
+// in `to`, T rows as inputs_own describes.
+static inline struct inputs inputs_rounded(const struct kernels *kernels, float *to, const float *x,
+                                           int64_t T, int64_t K)
+{
+    if (kernels->compute == COMPUTE_F32) {
+        return inputs_rows(x, K);
+    }
+    kernels->round_rows(to, x, K, T, K);
+    return inputs_own(kernels->compute, to, K);
 }
 
 static inline void inputs_pack(const struct kernels *kernels, float *packed, struct inputs B,

@@ -273,29 +273,37 @@ VEC_INLINE v16 v_pairs_along(v16 first, v16 second)
     return v;
 }
 
-// v_store_bf16 rounds sixteen numbers and stores them as eight pairs.
-VEC_INLINE void v_store_bf16(float *to, v16 v)
+// v_store_bf16 rounds the first `count` numbers and stores them as so many bf16, one after another.
+VEC_INLINE void v_store_bf16(void *to, v16 v, int count)
 {
 #if defined(__AVX512BF16__)
-    const __m256bh numbers = _mm512_cvtneps_pbh((__m512)v.part[0]);
-    memcpy(to, &numbers, sizeof(numbers));
+    const __m256i numbers = (__m256i)_mm512_cvtneps_pbh((__m512)v.part[0]);
+    _mm256_mask_storeu_epi16(to, (__mmask16)((1u << count) - 1), numbers);
 #else
-    v_store_n(to, v_pairs_along(v, v_set(0.0f)), VEC / 2);
+    v = v_pairs_along(v, v_set(0.0f));
+    memcpy(to, &v, (size_t)count * sizeof(uint16_t));
 #endif
 }
 
-// v_join pairs sixteen numbers in bf16 with sixteen others, which become the odd ones.
-VEC_INLINE v16 v_join(const float *even, const float *odd)
+// v_join pairs `count` bf16 with as many others, which become the odd ones; zeros behind them.
+VEC_INLINE v16 v_join(const void *even, const void *odd, int count)
 {
-    uint16_t low[VEC], high[VEC];
-    uint32_t lane[VEC];
-    memcpy(low, even, sizeof(low));
-    memcpy(high, odd, sizeof(high));
-    for (int i = 0; i < VEC; i++) {
-        lane[i] = low[i] | (uint32_t)high[i] << 16;
-    }
     v16 v;
+#if defined(__AVX512BW__)
+    const __mmask16 mask = (__mmask16)((1u << count) - 1);
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, even));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, odd));
+    v.part[0] = (part_f)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+#else
+    uint16_t lows[VEC] = {0}, highs[VEC] = {0};
+    uint32_t lane[VEC];
+    memcpy(lows, even, (size_t)count * sizeof(uint16_t));
+    memcpy(highs, odd, (size_t)count * sizeof(uint16_t));
+    for (int i = 0; i < VEC; i++) {
+        lane[i] = lows[i] | (uint32_t)highs[i] << 16;
+    }
     memcpy(&v, lane, sizeof(v));
+#endif
     return v;
 }
 
@@ -434,12 +442,26 @@ VEC_INLINE v16 v_keep(v16 v, int count)
 // v_max is b where they are equal or not comparable, and so is v_min: what the instructions do.
 VEC_INLINE v16 v_max(v16 a, v16 b)
 {
-    return v_select(v_less(b, a), a, b);
+#if defined(__AVX512F__)
+    a.part[0] = (part_f)_mm512_max_ps((__m512)a.part[0], (__m512)b.part[0]);
+#elif defined(__AVX2__)
+    EACH_PART(a.part[p] = _mm256_max_ps(a.part[p], b.part[p]));
+#else
+    a = v_select(v_less(b, a), a, b);
+#endif
+    return a;
 }
 
 VEC_INLINE v16 v_min(v16 a, v16 b)
 {
-    return v_select(v_less(a, b), a, b);
+#if defined(__AVX512F__)
+    a.part[0] = (part_f)_mm512_min_ps((__m512)a.part[0], (__m512)b.part[0]);
+#elif defined(__AVX2__)
+    EACH_PART(a.part[p] = _mm256_min_ps(a.part[p], b.part[p]));
+#else
+    a = v_select(v_less(a, b), a, b);
+#endif
+    return a;
 }
 
 typedef float quad __attribute__((vector_size(16)));

@@ -129,16 +129,17 @@ static void product_finish(struct product *p)
 }
 
 // run computes rows [from, from + rows) of the product into c, which begins at row `from`; `own`,
-// where it is not NULL, holds a as round_rows has written it.
+// where it is not NULL, holds a as round_rows has written it (all rows then).
 static void run(const struct kernels *kernels, const struct product *p, const float *own, float *c,
                 int64_t from, int64_t rows)
 {
     const struct operand b =
         p->b_packed ? operand_packed(p->compute, p->packed, p->K) : operand_row_major(p->b, p->N);
     memcpy(c, p->before + from * p->ldc, (size_t)(rows * p->ldc) * sizeof(float));
-    const struct inputs a = own != NULL   ? inputs_own(p->compute, own, p->K)
-                            : p->a_across ? inputs_columns(p->a, p->M)
-                                          : inputs_rows(p->a, p->K);
+    const int64_t side = p->a_across ? p->M : p->K;
+    const struct inputs lies =
+        own != NULL ? inputs_own(p->compute, own, side) : inputs_rows(p->a, side);
+    const struct inputs a = p->a_across ? inputs_turned(lies) : lies;
     kernels->product(c, p->ldc, inputs_from(a, from), b, rows, p->N, p->K, p->accumulate);
 }
 
@@ -208,18 +209,16 @@ static void check_rows(const struct kernels *kernels, const struct product *p, s
 static float *rounded(const struct kernels *kernels, const float *x, int64_t T, int64_t K,
                       struct rng *rng)
 {
-    float *own = random_floats(rng, T * packed_depth(kernels->compute, K));
+    float *own = random_floats(rng, T * inputs_stride(kernels->compute, K));
     kernels->round_rows(own, x, K, T, K);
     return own;
 }
 
-// check_own computes the product of rows that have been rounded before.
+// check_own computes the product of a that has been rounded before, as it lies.
 static void check_own(const struct kernels *kernels, const struct product *p, struct rng *rng)
 {
-    if (p->a_across) {
-        return;
-    }
-    float *own = rounded(kernels, p->a, p->M, p->K, rng);
+    float *own = p->a_across ? rounded(kernels, p->a, p->K, p->M, rng)
+                             : rounded(kernels, p->a, p->M, p->K, rng);
     float *c = random_floats(rng, p->M * p->ldc);
     run(kernels, p, own, c, 0, p->M);
     assert_memory_equal(c, p->c, (size_t)(p->M * p->ldc) * sizeof(float));
