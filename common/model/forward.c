@@ -86,10 +86,13 @@ const float *const *forward_blocks(struct forward *forward, const struct model *
     return forward->block_list;
 }
 
-// attend_head has the own rows of sequence `k` look at its keys with one query head.
-static void attend_head(const struct model *model, const struct block_state *state,
-                        const float *const *blocks, const struct pack *pack, int32_t k,
-                        int64_t head)
+// Heads of one key head that look at its keys together.
+enum { HEADS_AT_ONCE = 2 };
+
+// attend_heads has the own rows of sequence `k` look at its keys with `heads` query heads.
+static void attend_heads(const struct model *model, const struct block_state *state,
+                         const float *const *blocks, const struct pack *pack, int32_t k,
+                         int64_t head, int64_t heads)
 {
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
@@ -98,21 +101,26 @@ static void attend_head(const struct model *model, const struct block_state *sta
     float lse[ATTEND_ROWS];
     for (int64_t t = from; t < to; t += tile) {
         const int64_t rows = to - t < tile ? to - t : tile;
-        const struct attend_part part = {.blocks = blocks,
-                                         .q = state->qkv + t * width + head * s->D,
-                                         .out = state->att + t * HD + head * s->D,
-                                         .position = pack_shared(pack, k) + t - from};
+        const int64_t position = pack_shared(pack, k) + t - from;
+        struct attend_part part[HEADS_AT_ONCE];
+        for (int64_t h = 0; h < heads; h++) {
+            part[h] = (struct attend_part){.blocks = blocks,
+                                           .q = state->qkv + t * width + (head + h) * s->D,
+                                           .out = state->att + t * HD + (head + h) * s->D,
+                                           .position = position};
+        }
         const struct attend attend = {.D = s->D,
-                                      .part = &part,
-                                      .parts = 1,
+                                      .part = part,
+                                      .parts = heads,
                                       .rows = rows,
                                       .position_step = 1,
+                                      .shared = position / ATTENTION_BLOCK,
                                       .q_stride = width,
                                       .out_stride = HD,
                                       .lse = lse};
         model->kernels->attend(&attend);
-        for (int64_t r = 0; r < rows; r++) {
-            state->lse[(t + r) * s->H + head] = lse[r];
+        for (int64_t i = 0; i < heads * rows; i++) {
+            state->lse[(t + i % rows) * s->H + head + i / rows] = lse[i];
         }
     }
 }
@@ -125,8 +133,9 @@ static void attention_rows(struct forward *forward, const struct model *model,
     for (int64_t kv = 0; kv < s->KV; kv++) {
         for (int32_t k = 0; k < pack->count; k++) {
             const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, k, kv);
-            for (int64_t g = 0; g < group; g++) {
-                attend_head(model, state, blocks, pack, k, kv * group + g);
+            for (int64_t g = 0; g < group; g += HEADS_AT_ONCE) {
+                attend_heads(model, state, blocks, pack, k, kv * group + g,
+                             group - g < HEADS_AT_ONCE ? group - g : HEADS_AT_ONCE);
             }
         }
     }

@@ -11,7 +11,7 @@
 #include "common/tensor/kernels.h"
 
 enum {
-    ATTEND_ROWS = 48, // query rows of one call at most
+    ATTEND_ROWS = 64, // query rows of one call at most
     HEAD_SIZE_MAX = 1024,
 };
 
