@@ -310,11 +310,12 @@ static void turn_blocks(const struct backward *b, const struct model *model, con
     const struct shape *s = &model->shape;
     const int64_t D = s->D, width = ((int64_t)s->H + 2L * s->KV) * D;
     const float *key = qkv + pack->start[sequence] * width + ((int64_t)s->H + kv) * D;
-    for (int64_t t = pack_shared(pack, sequence); t < pack_count(pack, sequence); t++) {
-        float *block = b->turned + t / ATTENTION_BLOCK * kv_block_floats(model->compute, D);
-        kv_block_put(model->kernels, block, t, key + (int64_t)s->KV * D, key, D);
-        key += width;
-    }
+    const int64_t shared = pack_shared(pack, sequence);
+    const struct kv_rows rows = {.key = key + (int64_t)s->KV * D,
+                                 .value = key,
+                                 .stride = width,
+                                 .count = pack_count(pack, sequence) - shared};
+    kv_blocks_put(model->kernels, b->turned, shared, rows, D);
 }
 
 static void attention_backward(struct backward *b, struct forward *forward,

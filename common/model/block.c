@@ -69,9 +69,9 @@ float *block_state_carve(struct block_state *state, const struct model *model, f
 {
     struct array arrays[ARRAYS_MAX];
     const int count = arrays_of(arrays, &model->shape);
-    *state = (struct block_state){.norm = scratch,
-                                  .act = scratch +
-                                         BLOCK_ROWS * inputs_stride(model->compute, model->shape.C)};
+    *state = (struct block_state){
+        .norm = scratch,
+        .act = scratch + BLOCK_ROWS * inputs_stride(model->compute, model->shape.C)};
     for (int i = 0; i < count; i++) {
         *pointer_of(state, &arrays[i]) = memory;
         memory += floats_whole(T * arrays[i].width);

@@ -133,19 +133,32 @@ static float *block_of(const struct kv_memory *memory, const struct shape *s, in
            ((int64_t)layer * s->KV + kv) * memory->block_floats;
 }
 
+// follows says that the row after this one is the next position of its sequence.
+static bool follows(const struct decode_row *row)
+{
+    return row[1].pages == row->pages && row[1].position == row->position + 1;
+}
+
 static void write_rows(const struct decode *decode, const struct model *model,
                        struct kv_memory *memory, int32_t layer, const struct decode_row *rows,
                        int32_t count)
 {
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D;
-    for (int32_t r = 0; r < count; r++) {
+    for (int32_t r = 0, written = 0; r < count; r += written) {
         const float *key = decode->state.qkv + r * width + (int64_t)s->H * s->D;
-        int32_t page = rows[r].pages[rows[r].position / KV_PAGE_TOKENS];
+        int32_t page = rows[r].pages[rows[r].position / KV_PAGE_TOKENS], run = 1;
         CHECK(page >= 0 && page < memory->page_count);
+        while (r + run < count && follows(&rows[r + run - 1])) {
+            run++;
+        }
         for (int64_t kv = 0; kv < s->KV; kv++) {
-            kv_block_put(model->kernels, block_of(memory, s, page, layer, kv), rows[r].position,
-                         key + kv * s->D, key + (s->KV + kv) * s->D, s->D);
+            const struct kv_rows put = {.key = key + kv * s->D,
+                                        .value = key + (s->KV + kv) * s->D,
+                                        .stride = width,
+                                        .count = run};
+            written = (int32_t)kv_block_put(model->kernels, block_of(memory, s, page, layer, kv),
+                                            rows[r].position, &put, s->D);
         }
     }
 }
@@ -224,11 +237,6 @@ static void look_across(const struct decode *decode, const struct model *model,
         }
         model->kernels->attend(&attend);
     }
-}
-
-static bool follows(const struct decode_row *row)
-{
-    return row[1].pages == row->pages && row[1].position == row->position + 1;
 }
 
 // shared_blocks is how many of the first `limit` pages of two rows are the same and full.

@@ -78,11 +78,12 @@ const float *const *forward_blocks(struct forward *forward, const struct model *
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D;
     const int64_t key = ((int64_t)s->H + kv) * s->D, value = key + (int64_t)s->KV * s->D;
     const float *row = qkv + pack->start[k] * width;
-    for (int64_t t = pack_shared(pack, k); t < pack_count(pack, k); t++, row += width) {
-        float *block =
-            forward->blocks + t / ATTENTION_BLOCK * kv_block_floats(model->compute, s->D);
-        kv_block_put(model->kernels, block, t, row + key, row + value, s->D);
-    }
+    const int64_t shared = pack_shared(pack, k);
+    const struct kv_rows rows = {.key = row + key,
+                                 .value = row + value,
+                                 .stride = width,
+                                 .count = pack_count(pack, k) - shared};
+    kv_blocks_put(model->kernels, forward->blocks, shared, rows, s->D);
     return forward->block_list;
 }
 

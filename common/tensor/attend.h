@@ -47,14 +47,38 @@ static inline struct operand kv_block_values(enum compute compute, const float *
     return operand_rows(compute, block + columns_floats(compute, D));
 }
 
-// kv_block_put writes the key and value [D] of one position into its block; a sequence's positions
-// are written upwards.
-static inline void kv_block_put(const struct kernels *kernels, float *block, int64_t position,
-                                const float *key, const float *value, int64_t D)
+// struct kv_rows is keys and values [count, D] of consecutive positions, rows `stride` apart.
+struct kv_rows {
+    const float *key, *value;
+    int64_t stride, count;
+};
+
+// kv_block_put writes as many positions from `position` on as its block takes, and returns how many
+// these are; a sequence's positions are written upwards.
+static inline int64_t kv_block_put(const struct kernels *kernels, float *block, int64_t position,
+                                   const struct kv_rows *rows, int64_t D)
 {
-    const int64_t slot = position % ATTENTION_BLOCK;
-    kernels->put_column(block, slot, key, D);
-    kernels->put_row(block + columns_floats(kernels->compute, D), slot, value, D);
+    const int64_t slot = position % ATTENTION_BLOCK, left = ATTENTION_BLOCK - slot;
+    const int64_t count = rows->count < left ? rows->count : left;
+    kernels->put_columns(block, slot, rows->key, rows->stride, count, D);
+    kernels->put_rows(block + columns_floats(kernels->compute, D), slot, rows->value, rows->stride,
+                      count, D);
+    return count;
+}
+
+// kv_blocks_put writes all positions into blocks that lie one after another, from the sequence's
+// first one on.
+static inline void kv_blocks_put(const struct kernels *kernels, float *blocks, int64_t position,
+                                 struct kv_rows rows, int64_t D)
+{
+    while (rows.count > 0) {
+        float *block = blocks + position / ATTENTION_BLOCK * kv_block_floats(kernels->compute, D);
+        const int64_t written = kv_block_put(kernels, block, position, &rows, D);
+        position += written;
+        rows.key += written * rows.stride;
+        rows.value += written * rows.stride;
+        rows.count -= written;
+    }
 }
 
 // struct attend_part is some rows of a call: queries of one sequence that share one key head.

@@ -20,10 +20,10 @@
 #define cpu_pack_rows_bf16       CPU(pack_rows_bf16)
 #define cpu_round_rows           CPU(round_rows)
 #define cpu_round_rows_bf16      CPU(round_rows_bf16)
-#define cpu_put_column           CPU(put_column)
-#define cpu_put_column_bf16      CPU(put_column_bf16)
-#define cpu_put_row              CPU(put_row)
-#define cpu_put_row_bf16         CPU(put_row_bf16)
+#define cpu_put_columns          CPU(put_columns)
+#define cpu_put_columns_bf16     CPU(put_columns_bf16)
+#define cpu_put_rows             CPU(put_rows)
+#define cpu_put_rows_bf16        CPU(put_rows_bf16)
 #define cpu_rmsnorm              CPU(rmsnorm)
 #define cpu_rmsnorm_bf16         CPU(rmsnorm_bf16)
 #define cpu_rmsnorm_backward     CPU(rmsnorm_backward)
@@ -71,10 +71,14 @@ void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K);
 void cpu_pack_rows_bf16(float *packed, struct inputs B, int64_t K, int64_t N);
 void cpu_round_rows(float *to, const float *x, int64_t x_row, int64_t T, int64_t K);
 void cpu_round_rows_bf16(float *to, const float *x, int64_t x_row, int64_t T, int64_t K);
-void cpu_put_column(float *columns, int64_t slot, const float *x, int64_t D);
-void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D);
-void cpu_put_row(float *rows, int64_t slot, const float *x, int64_t D);
-void cpu_put_row_bf16(float *rows, int64_t slot, const float *x, int64_t D);
+void cpu_put_columns(float *columns, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                     int64_t D);
+void cpu_put_columns_bf16(float *columns, int64_t slot, const float *x, int64_t x_row,
+                          int64_t count, int64_t D);
+void cpu_put_rows(float *rows, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                  int64_t D);
+void cpu_put_rows_bf16(float *rows, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                       int64_t D);
 void cpu_rmsnorm(float *y, float *rstd, const float *x, const float *gain, int64_t T, int64_t C,
                  float eps);
 void cpu_rmsnorm_bf16(float *y, float *rstd, const float *x, const float *gain, int64_t T,

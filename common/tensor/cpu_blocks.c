@@ -3,27 +3,32 @@
 #include "common/tensor/cpu_pairs.h"
 #include "common/tensor/vec.h"
 
-void cpu_put_column(float *columns, int64_t slot, const float *x, int64_t D)
+void cpu_put_columns(float *columns, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                     int64_t D)
 {
-    float *to = columns + slot / PANEL * D * PANEL + slot % PANEL;
-    for (int64_t d = 0; d < D; d++) {
-        to[d * PANEL] = x[d];
+    for (const int64_t end = slot + count; slot < end; slot++, x += x_row) {
+        float *to = columns + slot / PANEL * D * PANEL + slot % PANEL;
+        for (int64_t d = 0; d < D; d++) {
+            to[d * PANEL] = x[d];
+        }
     }
 }
 
-void cpu_put_row(float *rows, int64_t slot, const float *x, int64_t D)
+void cpu_put_rows(float *rows, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                  int64_t D)
 {
-    float *to = rows + slot * PANEL;
-    for (int64_t d = 0; d < D; d += PANEL, to += (int64_t)ATTENTION_BLOCK * PANEL) {
-        const int count = D - d < PANEL ? (int)(D - d) : PANEL;
-        v_store_n(to, v_load_n(x + d, count), count);
+    for (const int64_t end = slot + count; slot < end; slot++, x += x_row) {
+        float *to = rows + slot * PANEL;
+        for (int64_t d = 0; d < D; d += PANEL, to += (int64_t)ATTENTION_BLOCK * PANEL) {
+            const int width = D - d < PANEL ? (int)(D - d) : PANEL;
+            v_store_n(to, v_load_n(x + d, width), width);
+        }
     }
 }
 
-void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D)
+// column_put writes a column of a panel.
+static void column_put(float *to, const float *x, int64_t D)
 {
-    const int64_t depth = packed_depth(COMPUTE_BF16, D);
-    float *to = columns + slot / PANEL * depth * PANEL + slot % PANEL;
     for (int64_t d = 0; d < D; d += 2L * VEC) {
         float pairs[VEC];
         v_store(pairs, pairs_at(x + d, D - d));
@@ -33,14 +38,59 @@ void cpu_put_column_bf16(float *columns, int64_t slot, const float *x, int64_t D
     }
 }
 
-void cpu_put_row_bf16(float *rows, int64_t slot, const float *x, int64_t D)
+// panel_put writes all columns of a panel.
+static void panel_put(float *to, const float *x, int64_t x_row, int64_t D)
 {
-    if (slot == 0) { // rows that are not written yet are multiplied by 0
+    for (int64_t d = 0; d < D; d += 2L * VEC) {
+        v16 pairs[VEC];
+        for (int64_t i = 0; i < PANEL; i++) {
+            pairs[i] = pairs_at(x + i * x_row + d, D - d);
+        }
+        v_transpose(pairs);
+        for (int64_t i = 0; i < VEC; i++, to += PANEL) {
+            v_store(to, pairs[i]);
+        }
+    }
+}
+
+void cpu_put_columns_bf16(float *columns, int64_t slot, const float *x, int64_t x_row,
+                          int64_t count, int64_t D)
+{
+    const int64_t panel = packed_depth(COMPUTE_BF16, D) * PANEL;
+    for (int64_t done = 0, written = 0; done < count; done += written, slot += written) {
+        float *to = columns + slot / PANEL * panel + slot % PANEL;
+        if (slot % PANEL == 0 && count - done >= PANEL) {
+            panel_put(to, x + done * x_row, x_row, D);
+            written = PANEL;
+        } else {
+            column_put(to, x + done * x_row, D);
+            written = 1;
+        }
+    }
+}
+
+// pair_put writes two rows, of which the first exists and the second may not; or, where the slot
+// is odd, completes the pair that the row before began.
+static void pair_put(float *to, const float *x, const float *second, bool odd, int64_t D)
+{
+    for (int64_t d = 0; d < D; d += PANEL, to += ATTENTION_BLOCK / 2L * PANEL) {
+        const int width = D - d < PANEL ? (int)(D - d) : PANEL;
+        const v16 number = v_load_n(x + d, width);
+        const v16 other = second != NULL ? v_load_n(second + d, width) : v_set(0.0f);
+        v_store(to, odd ? v_odd_joins(v_load(to), number) : v_pairs(number, other));
+    }
+}
+
+void cpu_put_rows_bf16(float *rows, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                       int64_t D)
+{
+    if (slot == 0 && count < ATTENTION_BLOCK) { // what is not written yet is multiplied by 0
         memset(rows, 0, (size_t)rows_floats(COMPUTE_BF16, D) * sizeof(float));
     }
-    float *to = rows + slot / 2 * PANEL;
-    for (int64_t d = 0; d < D; d += PANEL, to += ATTENTION_BLOCK / 2L * PANEL) {
-        const v16 number = v_load_n(x + d, D - d < VEC ? (int)(D - d) : VEC);
-        v_store(to, slot % 2 == 0 ? v_pairs(number, v_set(0.0f)) : v_odd_joins(v_load(to), number));
+    for (int64_t done = 0, written = 0; done < count; done += written, slot += written) {
+        const float *from = x + done * x_row;
+        const bool odd = slot % 2 != 0, both = !odd && done + 1 < count;
+        pair_put(rows + slot / 2 * PANEL, from, both ? from + x_row : NULL, odd, D);
+        written = both ? 2 : 1;
     }
 }

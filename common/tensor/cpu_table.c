@@ -23,8 +23,8 @@ extern const struct kernels CPU(bf16), CPU(bf16_amx);
 // What is the same in both tables of bf16.
 #define BF16_KERNELS                                                                               \
     F32_KERNELS, .pack = cpu_pack_bf16, .pack_rows = cpu_pack_rows_bf16,                           \
-                 .round_rows = cpu_round_rows_bf16, .put_column = cpu_put_column_bf16,             \
-                 .put_row = cpu_put_row_bf16, .rmsnorm_inputs = cpu_rmsnorm_bf16,                  \
+                 .round_rows = cpu_round_rows_bf16, .put_columns = cpu_put_columns_bf16,           \
+                 .put_rows = cpu_put_rows_bf16, .rmsnorm_inputs = cpu_rmsnorm_bf16,                \
                  .layernorm = cpu_layernorm_bf16, .swiglu = cpu_swiglu_bf16,                       \
                  .swiglu_backward = cpu_swiglu_backward_bf16, .gelu = cpu_gelu_bf16,               \
                  .gelu_backward = cpu_gelu_backward_bf16
@@ -38,8 +38,8 @@ const struct kernels CPU(f32) = {
     .attend = cpu_attend,
     .pack = cpu_pack,
     .round_rows = cpu_round_rows,
-    .put_column = cpu_put_column,
-    .put_row = cpu_put_row,
+    .put_columns = cpu_put_columns,
+    .put_rows = cpu_put_rows,
     .rmsnorm_inputs = cpu_rmsnorm,
     .layernorm = cpu_layernorm,
     .swiglu = cpu_swiglu,

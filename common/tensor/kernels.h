@@ -86,12 +86,14 @@ struct kernels {
     // read it best as it lies (f32).
     void (*pack_rows)(float *packed, struct inputs B, int64_t K, int64_t N);
 
-    // Writes x [D] as column `slot` of an operand [D, 32] that operand_packed describes, or as row
-    // `slot` of an operand [32, D] that operand_rows does: keys and values, one position after
-    // another.
-    // Slots are written upwards: what was in those above is gone.
-    void (*put_column)(float *columns, int64_t slot, const float *x, int64_t D);
-    void (*put_row)(float *rows, int64_t slot, const float *x, int64_t D);
+    // Writes x [count, D] (stride x_row) as columns from `slot` on of an operand [D, 32] that
+    // operand_packed describes, or as rows of an operand [32, D] that operand_rows does: keys and
+    // values, one position after another. Slots are written upwards: what was in those above is
+    // gone.
+    void (*put_columns)(float *columns, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                        int64_t D);
+    void (*put_rows)(float *rows, int64_t slot, const float *x, int64_t x_row, int64_t count,
+                     int64_t D);
 
     // y = x / rms(x) * gain; rstd [T] keeps 1/rms for the backward pass. x, y [T, C];
     // rmsnorm_inputs writes y as inputs_own describes.
