@@ -26,7 +26,7 @@ static char *map_large(struct header *header, size_t bytes)
     }
     // The array begins at the first whole huge page behind the header.
     char *data = (char *)header->base + (HUGE_PAGE - (uintptr_t)header->base % HUGE_PAGE);
-    (void)madvise(data, bytes, MADV_HUGEPAGE);
+    (void)madvise(data, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return data;
 }
 
