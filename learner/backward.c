@@ -439,7 +439,7 @@ static void feed_backward(const struct part *part)
                               .dW = part_grad(part, s->gated ? PARAM_GATE : PARAM_UP),
                               .dbias = part_grad(part, PARAM_UP_BIAS)};
     const struct inputs dup =
-        s->gated ? inputs_own(model->compute, b->dup, 2 * s->F) : part_rounded(part, b->dup, s->F);
+        s->gated ? inputs_own(model->compute, b->dup, 2L * s->F) : part_rounded(part, b->dup, s->F);
     linear_inputs(model, b->dnorm, &up, dup, part->rows);
     linear_weights(b, model, &up, dup, part->rows);
     linear_bias(model, &up, b->dup, part->rows);

@@ -3,6 +3,7 @@
 // rows are put together and whichever keys are written at once.
 #include "tests/support.h"
 #include "tests/tables.h"
+#include "tests/tile_unit.h"
 
 #include "common/base/rng.h"
 #include "common/tensor/attend.h"
@@ -140,7 +141,7 @@ static void check(enum compute compute, double off)
             check_row(&look, &portable, row, off);
         }
         for (size_t k = 0; k < 2L * TABLES; k++) {
-            const struct kernels *kernels = kernels_find(tables[k / 2], compute);
+            const struct kernels *kernels = kernels_of(tables[k / 2], compute);
             if (kernels != NULL) { // on this host
                 run(kernels, &look, k % 2 == 0, &result);
                 assert_memory_equal(&result, &portable, sizeof(result));

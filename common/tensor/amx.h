@@ -17,8 +17,11 @@ enum {
 #if defined(__AMX_BF16__) || defined(__AMXBF16__) // as gcc and as clang 14 call it
 #define AMX_UNIT 1
 
+// The instructions as they are: gcc 12's _tile_loadconfig and _tile_loadd do not tell the compiler
+// that they read memory, so it may write what they read later.
+
 // amx_begin gives the calling thread its tiles. It keeps them: to set them up takes as long as ten
-// small products. (gcc 12's _tile_loadconfig does not tell the compiler that it reads memory.)
+// small products.
 static inline void amx_begin(void)
 {
     static const struct {
@@ -39,14 +42,22 @@ static inline void amx_end(void)
 {
 }
 
-#define amx_zero(tile) _tile_zero(tile)
+#define amx_zero(tile) __asm__ volatile("tilezero %tmm" #tile)
 // Rows lie `stride` bytes apart.
-#define amx_load(tile, from, stride) _tile_loadd(tile, from, stride)
-#define amx_store(tile, to, stride)  _tile_stored(tile, to, stride)
+#define amx_load(tile, from, stride)                                                               \
+    __asm__ volatile("tileloadd (%0, %1), %%tmm" #tile                                             \
+                     :                                                                             \
+                     : "r"(from), "r"((int64_t)(stride))                                           \
+                     : "memory")
+#define amx_store(tile, to, stride)                                                                \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0, %1)"                                         \
+                     :                                                                             \
+                     : "r"(to), "r"((int64_t)(stride))                                             \
+                     : "memory")
 // c, floats, += a · b: a word of `a` is a pair of k; row k of `b` has the pairs of rows 2k and
 // 2k+1. For each result the products of the even k are a chain of fused multiply-adds from zero,
 // those of the odd k another; their sum is added to c. Subnormal numbers count as zeros throughout.
-#define amx_dot(c, a, b) _tile_dpbf16ps(c, a, b)
+#define amx_dot(c, a, b) __asm__ volatile("tdpbf16ps %tmm" #b ", %tmm" #a ", %tmm" #c)
 
 #else
 

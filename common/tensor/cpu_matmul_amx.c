@@ -1,6 +1,6 @@
-// The product in bf16 on the tile unit: two by two tiles of C stay there while K runs. A block of A
-// is rounded, tile after tile, once in each pass of K; a piece of a panel of B where it is not in
-// pairs already.
+// The product in bf16 on the tile unit: two by two tiles of C stay there while K runs. Tiles of A
+// are loaded from rows of pairs as they lie; a block of anything else is laid out in tiles, once in
+// each pass of K, and a piece of a panel of B is rounded where it is not in pairs already.
 #include "common/tensor/amx.h"
 #include "common/tensor/cpu.h"
 #include "common/tensor/cpu_pairs.h"
@@ -15,11 +15,17 @@ enum {
     AHEAD = 8,                        // steps by which it is fetched then
 };
 
+// struct left is where a row of tiles of A lies.
+struct left {
+    const float *at;
+    int64_t row, step; // floats from row to row, and from tile to tile
+};
+
 // struct span is what a sweep computes: up to two by two tiles of C.
 struct span {
     float *c;
     int64_t ldc;
-    const float *a;        // tile after tile of pairs, rows of tiles A_TILES apart
+    struct left a[2];
     const float *b[2];     // tile after tile of pairs: panels
     const float *next[2];  // the panels after these
     int64_t steps;         // of TILE_DEPTH
@@ -138,24 +144,30 @@ VEC_INLINE void sweep(const struct span *s, const bool down, const bool across, 
     if (down && across) {
         BEGIN(3, 1, 1);
     }
-    for (int64_t step = 0, at = 0; step < s->steps; step++, at += TILE_WORDS) {
+    const struct left upper = s->a[0], lower = s->a[down];
+    const float *a = upper.at, *below = lower.at, *b = s->b[0], *right = s->b[across];
+    for (int64_t step = 0, steps = s->steps; step < steps; step++) {
         if (ahead) {
             fetch(s, step);
         }
-        amx_load(6, s->b[0] + at, ROW_BYTES);
-        amx_load(4, s->a + at, ROW_BYTES);
+        amx_load(6, b, ROW_BYTES);
+        amx_load(4, a, upper.row * (int64_t)sizeof(float));
         amx_dot(0, 4, 6);
         if (across) {
-            amx_load(7, s->b[1] + at, ROW_BYTES);
+            amx_load(7, right, ROW_BYTES);
             amx_dot(1, 4, 7);
         }
         if (down) {
-            amx_load(5, s->a + A_TILES + at, ROW_BYTES);
+            amx_load(5, below, lower.row * (int64_t)sizeof(float));
             amx_dot(2, 5, 6);
         }
         if (down && across) {
             amx_dot(3, 5, 7);
         }
+        a += upper.step;
+        below += lower.step;
+        b += TILE_WORDS;
+        right += TILE_WORDS;
     }
     END(0, 0, 0);
     if (across) {
@@ -201,31 +213,6 @@ static const float *panel_of(struct operand b, float *copy, const float *panel,
     }
     memset(copy + pairs * PANEL, 0, (size_t)((s->steps * TILE - pairs) * PANEL) * sizeof(float));
     return copy;
-}
-
-// block_run computes a block of rows, of which s.a has the pairs, in one pass of K.
-static void block_run(struct span s, struct operand b, int64_t rows, int64_t N, int64_t depth)
-{
-    float copy[2][(size_t)PASS / 2 * PANEL];
-    const float *const a = s.a;
-    float *const c = s.c;
-    const bool ahead = rows <= FEW_ROWS && b.pairs;
-    for (int64_t n = 0; n < N; n += 2L * TILE) {
-        const float *panel = b.data + n / PANEL * b.panel_stride;
-        s.columns = least(N - n, 2L * TILE);
-        s.b[0] = panel_of(b, copy[0], panel, &s, depth, least(s.columns, TILE));
-        if (s.columns > TILE) {
-            s.b[1] = panel_of(b, copy[1], panel + b.panel_stride, &s, depth, s.columns - TILE);
-        }
-        s.next[0] = panel + 2 * b.panel_stride;
-        s.next[1] = panel + 3 * b.panel_stride;
-        for (int64_t m = 0; m < rows; m += 2L * TILE) {
-            s.c = c + m * s.ldc + n;
-            s.a = a + m / TILE * A_TILES;
-            s.rows = least(rows - m, 2L * TILE);
-            sweep_span(&s, ahead);
-        }
-    }
 }
 
 // copy_along rounds rows that are contiguous.
@@ -278,37 +265,83 @@ static void copy_pairs(float *copy, const float *a, int64_t a_row, int64_t rows,
     }
 }
 
-// copy_a makes tiles of a block of A in one pass of K. What is missing of the last tile's rows
-// stays as it is: nothing of it gets into the rows that exist.
-static void copy_a(float *copy, struct inputs a, int64_t rows, int64_t depth)
+// struct block is a block of A in one pass of K: its first `whole` rows are loaded as they lie, the
+// others from a copy in tiles.
+struct block {
+    struct inputs rows;
+    int64_t whole;
+    float copy[(size_t)ROW_BLOCK / TILE * A_TILES]; // rows of tiles are A_TILES apart
+};
+
+// block_begin makes the tiles. What is missing of the last tile's rows stays as it is: nothing of
+// it gets into the rows that exist.
+static void block_begin(struct block *block, struct inputs a, int64_t rows, int64_t depth)
 {
+    block->rows = a;
+    block->whole = 0;
     if (a.col != 1) {
-        copy_down(copy, a, rows, depth);
-    } else if (a.pairs) {
-        copy_pairs(copy, a.data, a.row, rows, depth);
+        copy_down(block->copy, a, rows, depth);
+    } else if (!a.pairs) {
+        copy_along(block->copy, a.data, a.row, rows, depth);
     } else {
-        copy_along(copy, a.data, a.row, rows, depth);
+        block->whole = rows - rows % TILE; // a tile would reach beyond the last rows
+        copy_pairs(block->copy, a.data + block->whole * a.row, a.row, rows % TILE, depth);
+    }
+}
+
+static struct left left_of(const struct block *block, int64_t m)
+{
+    if (m < block->whole) {
+        return (struct left){
+            .at = block->rows.data + m * block->rows.row, .row = block->rows.row, .step = TILE};
+    }
+    return (struct left){
+        .at = block->copy + (m - block->whole) / TILE * A_TILES, .row = TILE, .step = TILE_WORDS};
+}
+
+// block_run computes a block of rows in one pass of K.
+static void block_run(struct span s, const struct block *block, struct operand b, int64_t rows,
+                      int64_t N, int64_t depth)
+{
+    float copy[2][(size_t)PASS / 2 * PANEL];
+    float *const c = s.c;
+    const bool ahead = rows <= FEW_ROWS && b.pairs;
+    for (int64_t n = 0; n < N; n += 2L * TILE) {
+        const float *panel = b.data + n / PANEL * b.panel_stride;
+        s.columns = least(N - n, 2L * TILE);
+        s.b[0] = panel_of(b, copy[0], panel, &s, depth, least(s.columns, TILE));
+        if (s.columns > TILE) {
+            s.b[1] = panel_of(b, copy[1], panel + b.panel_stride, &s, depth, s.columns - TILE);
+        }
+        s.next[0] = panel + 2 * b.panel_stride;
+        s.next[1] = panel + 3 * b.panel_stride;
+        for (int64_t m = 0; m < rows; m += 2L * TILE) {
+            s.c = c + m * s.ldc + n;
+            s.rows = least(rows - m, 2L * TILE);
+            s.a[0] = left_of(block, m);
+            s.a[1] = left_of(block, s.rows > TILE ? m + TILE : m);
+            sweep_span(&s, ahead);
+        }
     }
 }
 
 void cpu_product_amx(float *c, int64_t ldc, struct inputs a, struct operand b, int64_t M, int64_t N,
                      int64_t K, bool accumulate)
 {
-    float copy[(size_t)ROW_BLOCK / TILE * A_TILES];
+    struct block block;
     amx_begin();
     for (int64_t m = 0; m < M; m += ROW_BLOCK) {
         const int64_t rows = least(M - m, ROW_BLOCK);
         for (int64_t k = 0; k < K || k == 0; k += PASS) {
             const int64_t depth = least(K - k, PASS);
-            const struct span block = {.c = c + m * ldc,
-                                       .ldc = ldc,
-                                       .a = copy,
-                                       .steps = (depth + TILE_DEPTH - 1) / TILE_DEPTH,
-                                       .accumulate = accumulate || k > 0};
+            const struct span span = {.c = c + m * ldc,
+                                      .ldc = ldc,
+                                      .steps = (depth + TILE_DEPTH - 1) / TILE_DEPTH,
+                                      .accumulate = accumulate || k > 0};
             struct operand rest = b;
             rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
-            copy_a(copy, inputs_at(a, m, k), rows, depth);
-            block_run(block, rest, rows, N, depth);
+            block_begin(&block, inputs_at(a, m, k), rows, depth);
+            block_run(span, &block, rest, rows, N, depth);
         }
     }
     amx_end();

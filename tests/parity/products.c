@@ -4,6 +4,7 @@
 // held against oneDNN's of the rounded numbers.
 #include "tests/support.h"
 #include "tests/tables.h"
+#include "tests/tile_unit.h"
 
 #include "common/base/rng.h"
 #include "common/tensor/kernels.h"
@@ -261,7 +262,7 @@ static void check_products(enum compute compute, int cases, int64_t product_max)
         product_init(&p, &rng, compute, product_max);
         run(kernels_find("portable", compute), &p, NULL, p.portable, 0, p.M);
         for (size_t k = 0; k < TABLES; k++) {
-            const struct kernels *kernels = kernels_find(tables[k], compute);
+            const struct kernels *kernels = kernels_of(tables[k], compute);
             if (kernels == NULL) { // not on this host
                 continue;
             }
