@@ -10,10 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Consecutive positions of a sequence go together through attention, with a few query heads of one
-// key head.
-enum { LOOK_POSITIONS = 24, LOOK_HEADS = 2, LOOK_ROWS = LOOK_POSITIONS * LOOK_HEADS };
-
 struct backward {
     int64_t rows_max;
     float *memory;
@@ -27,10 +23,10 @@ struct backward {
     float *row;     // [D] scratch of the q/k norm
     float *packed;  // the inputs of one matrix as the right side of a product
     // Rows of one look at attention, as inputs_own describes where nothing else is said:
-    float *queries;                      // [LOOK_ROWS, D] scaled
-    float *dout;                         // [LOOK_ROWS, D] gradients of what they gave
+    float *queries;                      // [ATTEND_ROWS, D] scaled
+    float *dout;                         // [ATTEND_ROWS, D] gradients of what they gave
     float *queries_packed, *dout_packed; // as the right side of a product
-    float *dqueries;                     // [LOOK_ROWS, D] in floats
+    float *dqueries;                     // [ATTEND_ROWS, D] in floats
     float *turned; // blocks of a sequence and key head with values as columns and keys as rows
 };
 
@@ -72,11 +68,11 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                              rows_max * width,
                              s->D,
                              inputs_count(model->kernels, BLOCK_ROWS, widest_input(s)),
-                             LOOK_ROWS * inputs_stride(model->compute, s->D),
-                             LOOK_ROWS * inputs_stride(model->compute, s->D),
-                             inputs_count(model->kernels, LOOK_ROWS, s->D),
-                             inputs_count(model->kernels, LOOK_ROWS, s->D),
-                             (int64_t)LOOK_ROWS * s->D,
+                             ATTEND_ROWS * inputs_stride(model->compute, s->D),
+                             ATTEND_ROWS * inputs_stride(model->compute, s->D),
+                             inputs_count(model->kernels, ATTEND_ROWS, s->D),
+                             inputs_count(model->kernels, ATTEND_ROWS, s->D),
+                             (int64_t)ATTEND_ROWS * s->D,
                              blocks * kv_block_floats(model->compute, s->D)};
     float **const arrays[] = {&b->dx,          &b->dnorm,    &b->dact,  &b->dup,
                               &b->rounded,     &b->datt,     &b->dqkv,  &b->row,
@@ -189,7 +185,7 @@ struct look {
     int64_t head, heads;
     int64_t rows; // positions * heads
     struct inputs queries, dout;
-    float lse[LOOK_ROWS], delta[LOOK_ROWS];
+    float lse[ATTEND_ROWS], delta[ATTEND_ROWS];
 };
 
 // keys_backward adds the gradients of `count` keys and values that are consecutive rows from `row`
@@ -215,8 +211,9 @@ static void block_backward(const struct look_pass *pass, const struct look *look
     const struct kernels *k = pass->model->kernels;
     const int64_t D = pass->model->shape.D, first = b * ATTENTION_BLOCK;
     const float *turned = pass->b->turned + b * kv_block_floats(k->compute, D);
-    float p[LOOK_ROWS * ATTENTION_BLOCK], ds[LOOK_ROWS * ATTENTION_BLOCK];
-    int32_t valid[LOOK_ROWS];
+    _Alignas(CACHE_LINE) float p[ATTEND_ROWS * ATTENTION_BLOCK];
+    _Alignas(CACHE_LINE) float ds[ATTEND_ROWS * ATTENTION_BLOCK];
+    int32_t valid[ATTEND_ROWS];
     for (int64_t r = 0; r < look->rows; r++) {
         valid[r] = attend_seen(look->position + r % look->positions, first, ATTENTION_BLOCK);
     }
@@ -288,9 +285,9 @@ static void heads_backward(const struct look_pass *pass, int64_t head, int64_t h
 {
     const int64_t from = pass->pack->start[pass->sequence];
     const int64_t to = pass->pack->start[pass->sequence + 1];
-    for (int64_t t = from; t < to; t += LOOK_POSITIONS) {
+    for (int64_t t = from; t < to; t += ATTEND_POSITIONS) {
         struct look look = {.row = t,
-                            .positions = to - t < LOOK_POSITIONS ? to - t : LOOK_POSITIONS,
+                            .positions = to - t < ATTEND_POSITIONS ? to - t : ATTEND_POSITIONS,
                             .position = pack_shared(pass->pack, pass->sequence) + t - from,
                             .head = head,
                             .heads = heads};
@@ -339,9 +336,9 @@ static void attention_backward(struct backward *b, struct forward *forward,
                                            .sequence = i,
                                            .kv = kv,
                                            .scale = 1.0f / sqrtf((float)s->D)};
-            for (int64_t g = 0; g < group; g += LOOK_HEADS) {
+            for (int64_t g = 0; g < group; g += ATTEND_HEADS) {
                 heads_backward(&pass, kv * group + g,
-                               group - g < LOOK_HEADS ? group - g : LOOK_HEADS);
+                               group - g < ATTEND_HEADS ? group - g : ATTEND_HEADS);
             }
         }
     }

@@ -185,27 +185,34 @@ static const float *const *block_list(const struct decode *decode, const struct 
     return blocks;
 }
 
-// A sequence's consecutive positions go one query head at a time.
+// A sequence's consecutive positions go with a few query heads of a key head.
 static void look_along(const struct decode *decode, const struct model *model,
                        const struct kv_memory *memory, int32_t layer, const struct look *look)
 {
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
+    const int64_t group = s->H / s->KV;
     const struct decode_row *row = &look->rows[look->first];
-    struct attend_part part = {.position = row->position};
-    const struct attend attend = {.D = s->D,
-                                  .part = &part,
-                                  .parts = 1,
-                                  .rows = look->count,
-                                  .position_step = 1,
-                                  .q_stride = width,
-                                  .out_stride = HD};
-    for (int64_t h = 0; h < s->H; h++) {
-        const int64_t kv = h / (s->H / s->KV);
-        part.blocks =
+    struct attend_part parts[ATTEND_HEADS];
+    struct attend attend = {.D = s->D,
+                            .part = parts,
+                            .rows = look->count,
+                            .position_step = 1,
+                            .shared = row->position / ATTENTION_BLOCK,
+                            .q_stride = width,
+                            .out_stride = HD};
+    for (int64_t h = 0; h < s->H; h += attend.parts) {
+        const int64_t kv = h / group, left = (kv + 1) * group - h;
+        const float *const *blocks =
             block_list(decode, model, memory, layer, kv, row, row->position + look->count - 1, 0);
-        part.q = decode->state.qkv + look->first * width + h * s->D;
-        part.out = decode->state.att + look->first * HD + h * s->D;
+        attend.parts = left < ATTEND_HEADS ? left : ATTEND_HEADS;
+        for (int64_t i = 0; i < attend.parts; i++) {
+            parts[i] =
+                (struct attend_part){.blocks = blocks,
+                                     .q = decode->state.qkv + look->first * width + (h + i) * s->D,
+                                     .out = decode->state.att + look->first * HD + (h + i) * s->D,
+                                     .position = row->position};
+        }
         model->kernels->attend(&attend);
     }
 }
@@ -291,9 +298,9 @@ static void look_join_apart(struct look *look, int64_t group, int64_t rows_max, 
 static struct look look_from(const struct model *model, const struct decode_row *rows,
                              int32_t first, int32_t count)
 {
-    const int64_t group = model->shape.H / model->shape.KV, tile = attend_tile(model->compute);
+    const int64_t group = model->shape.H / model->shape.KV;
     struct look look = {.rows = rows, .first = first, .count = 1};
-    for (int32_t at = first; look.count < tile && !is_single(rows, at, count); at++) {
+    for (int32_t at = first; look.count < ATTEND_POSITIONS && !is_single(rows, at, count); at++) {
         look.one_sequence = true;
         look.count++;
     }

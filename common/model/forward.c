@@ -87,9 +87,6 @@ const float *const *forward_blocks(struct forward *forward, const struct model *
     return forward->block_list;
 }
 
-// Heads of one key head that look at its keys together.
-enum { HEADS_AT_ONCE = 2 };
-
 // attend_heads has the own rows of sequence `k` look at its keys with `heads` query heads.
 static void attend_heads(const struct model *model, const struct block_state *state,
                          const float *const *blocks, const struct pack *pack, int32_t k,
@@ -98,12 +95,11 @@ static void attend_heads(const struct model *model, const struct block_state *st
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
     const int64_t from = pack->start[k], to = pack->start[k + 1];
-    const int64_t tile = attend_tile(model->compute);
     float lse[ATTEND_ROWS];
-    for (int64_t t = from; t < to; t += tile) {
-        const int64_t rows = to - t < tile ? to - t : tile;
+    for (int64_t t = from; t < to; t += ATTEND_POSITIONS) {
+        const int64_t rows = to - t < ATTEND_POSITIONS ? to - t : ATTEND_POSITIONS;
         const int64_t position = pack_shared(pack, k) + t - from;
-        struct attend_part part[HEADS_AT_ONCE];
+        struct attend_part part[ATTEND_HEADS];
         for (int64_t h = 0; h < heads; h++) {
             part[h] = (struct attend_part){.blocks = blocks,
                                            .q = state->qkv + t * width + (head + h) * s->D,
@@ -134,9 +130,9 @@ static void attention_rows(struct forward *forward, const struct model *model,
     for (int64_t kv = 0; kv < s->KV; kv++) {
         for (int32_t k = 0; k < pack->count; k++) {
             const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, k, kv);
-            for (int64_t g = 0; g < group; g += HEADS_AT_ONCE) {
+            for (int64_t g = 0; g < group; g += ATTEND_HEADS) {
                 attend_heads(model, state, blocks, pack, k, kv * group + g,
-                             group - g < HEADS_AT_ONCE ? group - g : HEADS_AT_ONCE);
+                             group - g < ATTEND_HEADS ? group - g : ATTEND_HEADS);
             }
         }
     }

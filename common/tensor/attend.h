@@ -11,15 +11,13 @@
 #include "common/tensor/kernels.h"
 
 enum {
-    ATTEND_ROWS = 64, // query rows of one call at most
     HEAD_SIZE_MAX = 1024,
+    // Consecutive positions of one sequence are best in one call with so many query heads of a key
+    // head: a block of positions sees no key beyond its own block.
+    ATTEND_POSITIONS = ATTENTION_BLOCK,
+    ATTEND_HEADS = 2,
+    ATTEND_ROWS = ATTEND_POSITIONS * ATTEND_HEADS, // query rows of one call at most
 };
-
-// attend_tile is how many consecutive positions of one sequence are best in one call.
-static inline int64_t attend_tile(enum compute compute)
-{
-    return compute == COMPUTE_BF16_AMX ? 32 : 24;
-}
 
 // How many rows of sequences that share nothing are best in one call: what one part waits for is
 // hidden behind the others.

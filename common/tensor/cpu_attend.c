@@ -16,11 +16,11 @@ typedef void round_fn(float *to, const float *x, int64_t x_row, int64_t T, int64
 // struct walk is what the rows of a call have come to.
 struct walk {
     enum compute compute;
-    product_fn *product;                  // of this compute type,
-    round_fn *round;                      // and this
-    float q[ATTEND_ROWS * HEAD_SIZE_MAX]; // scaled, as its products read it
-    int64_t out_row;                      // floats: whole panels
-    float out[ATTEND_ROWS * HEAD_SIZE_MAX];
+    product_fn *product;                                       // of this compute type,
+    round_fn *round;                                           // and this
+    _Alignas(CACHE_LINE) float q[ATTEND_ROWS * HEAD_SIZE_MAX]; // scaled, as its products read it
+    int64_t out_row;                                           // floats: whole panels
+    _Alignas(CACHE_LINE) float out[ATTEND_ROWS * HEAD_SIZE_MAX];
     float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator
     int32_t valid[ATTEND_ROWS];               // keys of the current block that a row sees
 };
@@ -100,7 +100,7 @@ static void walk_block(const struct attend *a, struct walk *w, int64_t from, int
                        const float *block, const float *next)
 {
     const int64_t D = a->D;
-    float score[ATTEND_ROWS * ATTENTION_BLOCK];
+    _Alignas(CACHE_LINE) float score[ATTEND_ROWS * ATTENTION_BLOCK];
     struct operand keys = kv_block_keys(w->compute, block, D);
     struct operand values = kv_block_values(w->compute, block, D);
     keys.next = next;
@@ -212,7 +212,7 @@ static void walk_few(const struct attend *a, struct walk *w, int64_t index)
 {
     const int64_t last = attend_last(a, &a->part[index]) / ATTENTION_BLOCK;
     const int64_t step = few_panels(a->rows) / 2;
-    float score[2 * FEW_ROWS * ATTENTION_BLOCK];
+    _Alignas(CACHE_LINE) float score[2 * FEW_ROWS * ATTENTION_BLOCK];
     for (int64_t b = a->shared; b <= last; b += step) {
         const int64_t blocks = last + 1 - b < step ? last + 1 - b : step;
         few_scores(a, w, index, b, blocks == 2, score);

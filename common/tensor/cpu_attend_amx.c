@@ -18,13 +18,13 @@ enum {
 // struct walk is what the rows of a call have come to.
 struct walk {
     const struct attend *attend;
-    int64_t q_tiles;                          // of the depth
-    int64_t out_tiles;                        // of the columns
-    float q[ROWS * HEAD_SIZE_MAX / 2];        // pairs, scaled, [rows, 16 * q_tiles]
-    float out[ROWS * HEAD_SIZE_MAX];          // [rows, 16 * out_tiles]
-    float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator
-    float score[ROWS * SCORE_ROW];            // of a chunk
-    float weight[ROWS * WEIGHT_ROW];          // pairs: e to the score less the maximum
+    int64_t q_tiles;                                        // of the depth
+    int64_t out_tiles;                                      // of the columns
+    _Alignas(CACHE_LINE) float q[ROWS * HEAD_SIZE_MAX / 2]; // pairs, scaled, [rows, 16 * q_tiles]
+    _Alignas(CACHE_LINE) float out[ROWS * HEAD_SIZE_MAX];   // [rows, 16 * out_tiles]
+    float max[ATTEND_ROWS], sum[ATTEND_ROWS];               // running maximum and denominator
+    _Alignas(CACHE_LINE) float score[ROWS * SCORE_ROW];     // of a chunk
+    _Alignas(CACHE_LINE) float weight[ROWS * WEIGHT_ROW]; // pairs: e to the score less the maximum
 };
 
 // struct stretch is some blocks of a chunk and the rows that look at all of them.
@@ -192,7 +192,7 @@ static void values_tile(struct walk *w, const struct stretch *s, int64_t row, in
             values_columns(w, s, row, column, out, out_row, tiles);
             continue;
         }
-        float beside[TILE * COLUMN_TILES * TILE];
+        _Alignas(CACHE_LINE) float beside[TILE * COLUMN_TILES * TILE];
         values_columns(w, s, row, column, beside, beside_row, tiles);
         for (int64_t i = 0; i < rows; i++) {
             memcpy(out + i * out_row, beside + i * beside_row,

@@ -49,7 +49,8 @@ double cpu_burn_bf16(float *sink, int64_t rounds)
 double cpu_burn_amx(float *sink, int64_t rounds)
 {
     enum { DOTS = 4 };
-    float numbers[TILE_WORDS], sums[TILE_WORDS];
+    _Alignas(CACHE_LINE) float numbers[TILE_WORDS];
+    _Alignas(CACHE_LINE) float sums[TILE_WORDS];
     for (int i = 0; i < TILE_WORDS; i += VEC) { // on zeros the unit is faster
         v_store(numbers + i, v_pairs(v_set(0.625f + *sink), v_set(0.01f * (float)(i - 100))));
     }

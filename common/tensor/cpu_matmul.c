@@ -40,8 +40,9 @@ static void copy_b(float *copy, const float *b, int64_t b_row, int64_t depth, in
 // block_run computes a block of rows in one pass of K; `b` begins at the pass's first row.
 static void block_run(struct tile t, struct operand b, int64_t rows, int64_t N)
 {
-    float a_copy[(size_t)ROW_BLOCK * DEPTH + (size_t)ROW_BLOCK / ROWS * TILE_GAP],
-        b_copy[2][(size_t)DEPTH * PANEL];
+    _Alignas(
+        CACHE_LINE) float a_copy[(size_t)ROW_BLOCK * DEPTH + (size_t)ROW_BLOCK / ROWS * TILE_GAP];
+    _Alignas(CACHE_LINE) float b_copy[2][(size_t)DEPTH * PANEL];
     const struct split split = split_rows(rows);
     t.a_packed = t.a_row == 1 && t.a_col != 1 && N > COPY_COLUMNS;
     if (t.a_packed) {

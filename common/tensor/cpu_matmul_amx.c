@@ -38,7 +38,7 @@ struct span {
 struct corner {
     float *at;
     int64_t stride; // bytes
-    float beside[TILE * TILE];
+    _Alignas(CACHE_LINE) float beside[TILE * TILE];
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -270,7 +270,8 @@ static void copy_pairs(float *copy, const float *a, int64_t a_row, int64_t rows,
 struct block {
     struct inputs rows;
     int64_t whole;
-    float copy[(size_t)ROW_BLOCK / TILE * A_TILES]; // rows of tiles are A_TILES apart
+    _Alignas(CACHE_LINE) float copy[(size_t)ROW_BLOCK / TILE *
+                                    A_TILES]; // rows of tiles are A_TILES apart
 };
 
 // block_begin makes the tiles. What is missing of the last tile's rows stays as it is: nothing of
@@ -303,7 +304,7 @@ static struct left left_of(const struct block *block, int64_t m)
 static void block_run(struct span s, const struct block *block, struct operand b, int64_t rows,
                       int64_t N, int64_t depth)
 {
-    float copy[2][(size_t)PASS / 2 * PANEL];
+    _Alignas(CACHE_LINE) float copy[2][(size_t)PASS / 2 * PANEL];
     float *const c = s.c;
     const bool ahead = rows <= FEW_ROWS && b.pairs;
     for (int64_t n = 0; n < N; n += 2L * TILE) {

@@ -29,7 +29,8 @@ VEC_INLINE void copy_down(float *copy, int64_t stride, struct inputs a, int64_t 
 static void block_run(struct tile t, struct inputs a, struct operand b, int64_t rows, int64_t N,
                       int64_t depth)
 {
-    float a_copy[(size_t)(ROW_BLOCK + VEC) * COPY_STRIDE], b_copy[2][(size_t)DEPTH * PANEL];
+    _Alignas(CACHE_LINE) float a_copy[(size_t)(ROW_BLOCK + VEC) * COPY_STRIDE];
+    _Alignas(CACHE_LINE) float b_copy[2][(size_t)DEPTH * PANEL];
     const struct split split = split_rows(rows);
     t.K = (depth + 1) / 2;
     t.a = a_copy;
