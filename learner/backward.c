@@ -250,17 +250,14 @@ static void look_begin(const struct look_pass *pass, struct look *look)
     for (int64_t h = 0; h < look->heads; h++) {
         const int64_t head = look->head + h, first = h * look->positions;
         const int64_t at = look->row * HD + head * D;
+        k->scale(b->dqueries + first * D, D, pass->state->qkv + look->row * width + head * D, width,
+                 pass->scale, look->positions, D); // a place that is overwritten later
+        k->dots(look->delta + first, b->datt + at, pass->state->att + at, HD, look->positions, D);
+        k->round_rows(b->dout + first * look->dout.row, b->datt + at, HD, look->positions, D);
         for (int64_t r = 0; r < look->positions; r++) {
-            float *query = b->dqueries + (first + r) * D; // scratch, overwritten later
-            memcpy(query, pass->state->qkv + (look->row + r) * width + head * D,
-                   (size_t)D * sizeof(float));
-            look->delta[first + r] =
-                k->dot(b->datt + at + r * HD, pass->state->att + at + r * HD, D);
             look->lse[first + r] = pass->state->lse[(look->row + r) * s->H + head];
         }
-        k->round_rows(b->dout + first * look->dout.row, b->datt + at, HD, look->positions, D);
     }
-    k->scale(b->dqueries, pass->scale, look->rows * D);
     k->round_rows(b->queries, b->dqueries, D, look->rows, D);
     inputs_pack(k, b->queries_packed, look->queries, look->rows, D);
     inputs_pack(k, b->dout_packed, look->dout, look->rows, D);
@@ -272,11 +269,10 @@ static void look_end(const struct look_pass *pass, const struct look *look)
     const struct shape *s = &pass->model->shape;
     const struct backward *b = pass->b;
     const int64_t D = s->D, width = ((int64_t)s->H + 2L * s->KV) * D;
-    pass->model->kernels->scale(b->dqueries, pass->scale, look->rows * D);
-    for (int64_t r = 0; r < look->rows; r++) {
-        const int64_t t = look->row + r % look->positions;
-        memcpy(b->dqkv + t * width + (look->head + r / look->positions) * D, b->dqueries + r * D,
-               (size_t)D * sizeof(float));
+    for (int64_t h = 0; h < look->heads; h++) {
+        pass->model->kernels->scale(b->dqkv + look->row * width + (look->head + h) * D, width,
+                                    b->dqueries + h * look->positions * D, D, pass->scale,
+                                    look->positions, D);
     }
 }
 

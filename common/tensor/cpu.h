@@ -44,7 +44,7 @@
 #define cpu_gelu_backward_bf16   CPU(gelu_backward_bf16)
 #define cpu_softmax_backward     CPU(softmax_backward)
 #define cpu_scale                CPU(scale)
-#define cpu_dot                  CPU(dot)
+#define cpu_dots                 CPU(dots)
 #define cpu_log_sum_exp          CPU(log_sum_exp)
 #define cpu_maximum              CPU(maximum)
 #define cpu_exp_weights          CPU(exp_weights)
@@ -110,8 +110,9 @@ void cpu_gelu_backward_bf16(float *dx, float *y, const float *dy, const float *x
                             int64_t F);
 void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
                           const int32_t *valid, int64_t rows);
-void cpu_scale(float *x, float factor, int64_t n);
-float cpu_dot(const float *a, const float *b, int64_t n);
+void cpu_scale(float *y, int64_t y_row, const float *x, int64_t x_row, float factor, int64_t rows,
+               int64_t n);
+void cpu_dots(float *y, const float *a, const float *b, int64_t row, int64_t rows, int64_t n);
 float cpu_log_sum_exp(const float *x, int64_t n);
 float cpu_maximum(const float *x, int64_t n);
 float cpu_exp_weights(float *y, const float *x, int64_t n, float top, float factor);

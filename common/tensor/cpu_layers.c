@@ -225,22 +225,27 @@ void cpu_add(float *y, const float *x, int64_t n)
     }
 }
 
-void cpu_scale(float *x, float factor, int64_t n)
+void cpu_scale(float *y, int64_t y_row, const float *x, int64_t x_row, float factor, int64_t rows,
+               int64_t n)
 {
-    FOR_VEC(i, c, n)
-    {
-        v_store_n(x + i, v_mul(v_load_n(x + i, (int)c), v_set(factor)), (int)c);
+    for (int64_t r = 0; r < rows; r++, x += x_row, y += y_row) {
+        FOR_VEC(i, c, n)
+        {
+            v_store_n(y + i, v_mul(v_load_n(x + i, (int)c), v_set(factor)), (int)c);
+        }
     }
 }
 
-float cpu_dot(const float *a, const float *b, int64_t n)
+void cpu_dots(float *y, const float *a, const float *b, int64_t row, int64_t rows, int64_t n)
 {
-    v16 sum = v_set(0.0f);
-    FOR_VEC(i, c, n)
-    {
-        sum = v_fma(v_load_n(a + i, (int)c), v_load_n(b + i, (int)c), sum);
+    for (int64_t r = 0; r < rows; r++, a += row, b += row) {
+        v16 sum = v_set(0.0f);
+        FOR_VEC(i, c, n)
+        {
+            sum = v_fma(v_load_n(a + i, (int)c), v_load_n(b + i, (int)c), sum);
+        }
+        y[r] = v_sum(sum);
     }
-    return v_sum(sum);
 }
 
 static void rope_head(float *x, const float *cosine, const float *sine, int64_t half, float sign)

@@ -15,7 +15,7 @@ extern const struct kernels CPU(bf16), CPU(bf16_amx);
     .rmsnorm = cpu_rmsnorm, .rmsnorm_backward = cpu_rmsnorm_backward,                              \
     .layernorm_backward = cpu_layernorm_backward, .add_bias = cpu_add_bias,                        \
     .bias_backward = cpu_bias_backward, .add = cpu_add, .rope = cpu_rope,                          \
-    .softmax_backward = cpu_softmax_backward, .scale = cpu_scale, .dot = cpu_dot,                  \
+    .softmax_backward = cpu_softmax_backward, .scale = cpu_scale, .dots = cpu_dots,                \
     .log_sum_exp = cpu_log_sum_exp, .maximum = cpu_maximum, .exp_weights = cpu_exp_weights,        \
     .softmax = cpu_softmax, .softmax_gradient = cpu_softmax_gradient, .adamw = cpu_adamw,          \
     .square_sum = cpu_square_sum, .round_bf16 = cpu_round_bf16

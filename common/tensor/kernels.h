@@ -142,10 +142,12 @@ struct kernels {
     // place on score and dp.
     void (*softmax_backward)(float *score, float *dp, const float *lse, const float *delta,
                              const int32_t *valid, int64_t rows);
-    // x *= factor over n elements.
-    void (*scale)(float *x, float factor, int64_t n);
-    // the sum of a[i]*b[i], in sixteen lanes, then the tree of vec.h.
-    float (*dot)(const float *a, const float *b, int64_t n);
+    // y [rows, n] (stride y_row) = x (stride x_row) * factor.
+    void (*scale)(float *y, int64_t y_row, const float *x, int64_t x_row, float factor,
+                  int64_t rows, int64_t n);
+    // y [rows] = the sums of a*b along rows of n, `row` apart: in sixteen lanes, then the tree of
+    // vec.h.
+    void (*dots)(float *y, const float *a, const float *b, int64_t row, int64_t rows, int64_t n);
 
     // log-sum-exp of x [n]: maximum, then sums of exp(x - max) in sixteen lanes.
     float (*log_sum_exp)(const float *x, int64_t n);
