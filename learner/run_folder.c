@@ -37,6 +37,11 @@ int run_folder_find(struct run_folder *folder, const struct run_config *config, 
     if (code < 0) {
         return code;
     }
+    if (folder->from > config->steps) {
+        return error_set(err, -EINVAL,
+                         "%s has done %lld steps already; steps=%lld asks for fewer: give more",
+                         run_dir, (long long)folder->from, (long long)config->steps);
+    }
     // A run that was killed before its first checkpoint begins again.
     (void)snprintf(folder->model_dir, sizeof(folder->model_dir), "%s", config->model);
     if (folder->from >= 0) {

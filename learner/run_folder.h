@@ -19,7 +19,8 @@ struct run_folder {
 };
 
 // run_folder_find says where the run begins, and writes nothing. A folder with a run is -EEXIST
-// without `resume`, one without is -ENOENT with it.
+// without `resume`, one without is -ENOENT with it, and one that has done more than config->steps
+// is -EINVAL.
 int run_folder_find(struct run_folder *folder, const struct run_config *config, bool resume,
                     struct error *err);
 

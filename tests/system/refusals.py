@@ -152,6 +152,7 @@ def cases(place, port):
     yield "no such address", place.learner("endpoint=tcp://203.0.113.7:4444"), "address"
     yield "no address", place.learner("endpoint=nonsense"), "nonsense"
     yield "resume nothing", [f"{binary}/kelvin", "train", "--resume", f"{place.folder}/none"], "none"
+    yield "resume with fewer steps", [f"{binary}/kelvin", "train", "--resume", place.run, "steps=1"], "fewer"
     yield "resume with another seed", [f"{binary}/kelvin", "train", "--resume", place.run, "seed=9"], "seed"
     yield "resume with another model", [f"{binary}/kelvin", "train", "--resume", place.run, "model=/x"], "model"
     yield "checkpoint cut", place.resume(lambda r: damage(f"{r}/{step}/trainer.bin", size=-1000)), "cut"
