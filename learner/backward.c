@@ -57,12 +57,12 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
         return error_set(err, -ENOMEM, "backward: out of memory");
     }
     const int64_t HD = (int64_t)s->H * s->D, width = HD + 2L * s->KV * s->D;
-    const int64_t up = (s->gated ? 2L : 1L) * s->F;
+    const int64_t up = s->gated ? inputs_stride(model->compute, 2L * s->F) : s->F;
     const int64_t blocks = (rows_max + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
     const int64_t sizes[] = {rows_max * s->C,
                              (int64_t)BLOCK_ROWS * s->C,
                              (int64_t)BLOCK_ROWS * s->F,
-                             BLOCK_ROWS * up,
+                             (int64_t)BLOCK_ROWS * up,
                              BLOCK_ROWS * inputs_stride(model->compute, widest_gradient(s)),
                              rows_max * HD,
                              rows_max * width,

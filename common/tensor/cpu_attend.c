@@ -15,12 +15,12 @@ typedef void round_fn(float *to, const float *x, int64_t x_row, int64_t T, int64
 
 // struct walk is what the rows of a call have come to.
 struct walk {
-    enum compute compute;
-    product_fn *product;                                       // of this compute type,
-    round_fn *round;                                           // and this
     _Alignas(CACHE_LINE) float q[ATTEND_ROWS * HEAD_SIZE_MAX]; // scaled, as its products read it
-    int64_t out_row;                                           // floats: whole panels
     _Alignas(CACHE_LINE) float out[ATTEND_ROWS * HEAD_SIZE_MAX];
+    int64_t out_row; // floats: whole panels
+    enum compute compute;
+    product_fn *product;                      // of this compute type,
+    round_fn *round;                          // and this
     float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator
     int32_t valid[ATTEND_ROWS];               // keys of the current block that a row sees
 };
@@ -228,7 +228,6 @@ static void walk_few(const struct attend *a, struct walk *w, int64_t index)
 static void walk_begin(const struct attend *a, struct walk *w)
 {
     const int64_t width = inputs_stride(w->compute, a->D);
-    _Static_assert(HEAD_SIZE_MAX % 32 == 0, "rows of pairs, and gaps behind them, fit in q");
     for (int64_t i = 0, row = 0; i < a->parts; i++) {
         for (int64_t r = 0; r < a->rows; r++, row++) {
             float q[HEAD_SIZE_MAX];

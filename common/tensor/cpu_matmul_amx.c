@@ -11,8 +11,9 @@ enum {
     ROW_BLOCK = 16 * TILE,            // rows of A in one block
     PASS = 32 * TILE_DEPTH,           // of K
     A_TILES = PASS / 2 * TILE,        // pairs of a row of tiles of A in the copy
-    FEW_ROWS = 4 * TILE,              // of C: B is read too seldom to stay in a cache
-    AHEAD = 8,                        // steps by which it is fetched then
+    COPY_FLOATS = ROW_BLOCK / TILE * A_TILES,
+    FEW_ROWS = 4 * TILE, // of C: B is read too seldom to stay in a cache
+    AHEAD = 8,           // steps by which it is fetched then
 };
 
 // struct left is where a row of tiles of A lies.
@@ -270,8 +271,7 @@ static void copy_pairs(float *copy, const float *a, int64_t a_row, int64_t rows,
 struct block {
     struct inputs rows;
     int64_t whole;
-    _Alignas(CACHE_LINE) float copy[(size_t)ROW_BLOCK / TILE *
-                                    A_TILES]; // rows of tiles are A_TILES apart
+    _Alignas(CACHE_LINE) float copy[COPY_FLOATS]; // rows of tiles are A_TILES apart
 };
 
 // block_begin makes the tiles. What is missing of the last tile's rows stays as it is: nothing of
