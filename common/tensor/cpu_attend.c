@@ -11,7 +11,6 @@ enum { ROWS_AT_ONCE = VEC }; // their rescaling factors fit a vector
 
 typedef void product_fn(float *c, int64_t ldc, struct inputs a, struct operand b, int64_t M,
                         int64_t N, int64_t K, bool accumulate);
-typedef void round_fn(float *to, const float *x, int64_t x_row, int64_t T, int64_t K);
 
 // struct walk is what the rows of a call have come to.
 struct walk {
@@ -225,26 +224,12 @@ static void walk_few(const struct attend *a, struct walk *w, int64_t index)
     }
 }
 
-static void walk_begin(const struct attend *a, struct walk *w)
-{
-    const int64_t width = inputs_stride(w->compute, a->D);
-    for (int64_t i = 0, row = 0; i < a->parts; i++) {
-        for (int64_t r = 0; r < a->rows; r++, row++) {
-            float q[HEAD_SIZE_MAX];
-            attend_query(q, a, i, r);
-            w->round(w->q + row * width, q, a->D, 1, a->D);
-            w->max[row] = -INFINITY;
-            w->sum[row] = 0.0f;
-        }
-    }
-    w->out_row = (a->D + PANEL - 1) / PANEL * PANEL;
-    memset(w->out, 0, (size_t)(a->parts * a->rows * w->out_row) * sizeof(float));
-}
-
 static void walk_run(const struct attend *a, struct walk *w)
 {
     attend_check(a);
-    walk_begin(a, w);
+    attend_begin(a, w->q, inputs_stride(w->compute, a->D), w->round, w->max, w->sum);
+    w->out_row = (a->D + PANEL - 1) / PANEL * PANEL;
+    memset(w->out, 0, (size_t)(a->parts * a->rows * w->out_row) * sizeof(float));
     walk_shared(a, w);
     for (int64_t i = 0; i < a->parts; i++) {
         if (a->rows <= FEW_ROWS) {
@@ -253,11 +238,7 @@ static void walk_run(const struct attend *a, struct walk *w)
             walk_own(a, w, i);
         }
     }
-    for (int64_t i = 0, row = 0; i < a->parts; i++) {
-        for (int64_t r = 0; r < a->rows; r++, row++) {
-            attend_result(a, i, r, w->out + row * w->out_row, w->max[row], w->sum[row]);
-        }
-    }
+    attend_end(a, w->out, w->out_row, w->max, w->sum);
 }
 
 #if !defined(__AVX512BF16__)

@@ -27,6 +27,24 @@ static inline void attend_query(float *to, const struct attend *a, int64_t part,
     }
 }
 
+typedef void round_fn(float *to, const float *x, int64_t x_row, int64_t T, int64_t K);
+
+// attend_begin writes the scaled queries of all rows, `q_row` floats apart, as `round` writes a row
+// (round_rows), and begins their running maxima and denominators.
+static inline void attend_begin(const struct attend *a, float *q, int64_t q_row, round_fn *round,
+                                float *max, float *sum)
+{
+    for (int64_t i = 0, row = 0; i < a->parts; i++) {
+        for (int64_t r = 0; r < a->rows; r++, row++) {
+            float query[HEAD_SIZE_MAX];
+            attend_query(query, a, i, r);
+            round(q + row * q_row, query, a->D, 1, a->D);
+            max[row] = -INFINITY;
+            sum[row] = 0.0f;
+        }
+    }
+}
+
 // The position of row `r` of a part.
 static inline int64_t attend_position(const struct attend *a, const struct attend_part *part,
                                       int64_t r)
@@ -52,6 +70,17 @@ static inline void attend_result(const struct attend *a, int64_t part, int64_t r
     }
     if (a->lse != NULL) {
         a->lse[part * a->rows + r] = max + logf(sum);
+    }
+}
+
+// attend_end writes what all rows have come to; those of `out` are `out_row` floats apart.
+static inline void attend_end(const struct attend *a, const float *out, int64_t out_row,
+                              const float *max, const float *sum)
+{
+    for (int64_t i = 0, row = 0; i < a->parts; i++) {
+        for (int64_t r = 0; r < a->rows; r++, row++) {
+            attend_result(a, i, r, out + row * out_row, max[row], sum[row]);
+        }
     }
 }
 

@@ -261,27 +261,12 @@ static void chunk_run(struct walk *w, int64_t block)
     each_stretch(w, block, values_stretch);
 }
 
-// begin rounds the scaled queries and clears what is summed up. Returns the last block that a row
-// sees.
-static int64_t begin(struct walk *w)
+// last_seen is the last position that a row sees.
+static int64_t last_seen(const struct attend *a)
 {
-    const struct attend *a = w->attend;
-    const int64_t q_row = w->q_tiles * TILE, out_row = w->out_tiles * TILE;
     int64_t last = 0;
-    for (int64_t i = 0, row = 0; i < a->parts; i++) {
-        for (int64_t r = 0; r < a->rows; r++, row++) {
-            float q[HEAD_SIZE_MAX];
-            attend_query(q, a, i, r);
-            pairs_along(w->q + row * q_row, q_row, q, a->D, 1, a->D);
-        }
-    }
-    memset(w->out, 0, (size_t)(a->parts * a->rows * out_row) * sizeof(float));
-    for (int r = 0; r < ATTEND_ROWS; r++) {
-        w->max[r] = -INFINITY;
-        w->sum[r] = 0.0f;
-    }
     for (int64_t i = 0; i < a->parts; i++) {
-        const int64_t own = attend_last(a, &a->part[i]) / ATTENTION_BLOCK;
+        const int64_t own = attend_last(a, &a->part[i]);
         last = own > last ? own : last;
     }
     return last;
@@ -295,16 +280,13 @@ void cpu_attend_amx(const struct attend *attend)
     w->attend = attend;
     w->q_tiles = (attend->D + 2L * TILE - 1) / (2L * TILE);
     w->out_tiles = (attend->D + TILE - 1) / TILE;
+    const int64_t out_row = w->out_tiles * TILE, last = last_seen(attend) / ATTENTION_BLOCK;
     amx_begin();
-    const int64_t last = begin(w);
+    attend_begin(attend, w->q, w->q_tiles * TILE, cpu_round_rows_bf16, w->max, w->sum);
+    memset(w->out, 0, (size_t)(attend->parts * attend->rows * out_row) * sizeof(float));
     for (int64_t block = 0; block <= last; block += CHUNK_BLOCKS) {
         chunk_run(w, block);
     }
-    for (int64_t i = 0, row = 0; i < attend->parts; i++) {
-        for (int64_t r = 0; r < attend->rows; r++, row++) {
-            attend_result(attend, i, r, w->out + row * w->out_tiles * TILE, w->max[row],
-                          w->sum[row]);
-        }
-    }
+    attend_end(attend, w->out, out_row, w->max, w->sum);
     amx_end();
 }
