@@ -1,5 +1,6 @@
 // What norms and activations write is what round_rows makes of the same numbers in f32, in every
-// instruction set and compute type, and nothing behind it; the backward passes write it again.
+// instruction set and compute type, and nothing behind it; the backward passes write it again, and
+// SwiGLU's its gradients likewise.
 #include "tests/support.h"
 #include "tests/tables.h"
 #include "tests/tile_unit.h"
@@ -37,7 +38,7 @@ static void rows_init(struct rows *rows, struct rng *rng)
     random_fill(rng, rows->bias, WIDTH_MAX);
 }
 
-// An operation writes y, [T, width], from a case.
+// An operation writes y, [T, width] or as many times as wide, from a case.
 typedef void operation(const struct kernels *kernels, const struct rows *rows, float *y);
 
 static void rmsnorm(const struct kernels *kernels, const struct rows *rows, float *y)
@@ -61,6 +62,12 @@ static void swiglu_again(const struct kernels *kernels, const struct rows *rows,
     kernels->swiglu_backward(dx, y, rows->dy, rows->x, rows->T, rows->width);
 }
 
+static void swiglu_gradients(const struct kernels *kernels, const struct rows *rows, float *dx)
+{
+    float y[ROWS_MAX * 2 * WIDTH_MAX];
+    kernels->swiglu_backward(dx, y, rows->dy, rows->x, rows->T, rows->width);
+}
+
 static void gelu(const struct kernels *kernels, const struct rows *rows, float *y)
 {
     kernels->gelu(y, rows->x, rows->T, rows->width);
@@ -72,14 +79,13 @@ static void gelu_again(const struct kernels *kernels, const struct rows *rows, f
     kernels->gelu_backward(dx, y, rows->dy, rows->x, rows->T, rows->width);
 }
 
-static int64_t floats_of(const struct kernels *kernels, const struct rows *rows)
+static int64_t floats_of(const struct kernels *kernels, int64_t T, int64_t width)
 {
-    return rows->T * inputs_stride(kernels->compute, rows->width);
+    return T * inputs_stride(kernels->compute, width);
 }
 
-static float *untouched(const struct kernels *kernels, const struct rows *rows)
+static float *untouched(int64_t count)
 {
-    const int64_t count = floats_of(kernels, rows);
     float *y = test_malloc((size_t)count * sizeof(*y));
     for (int64_t i = 0; i < count; i++) {
         y[i] = 12345.0f;
@@ -87,32 +93,33 @@ static float *untouched(const struct kernels *kernels, const struct rows *rows)
     return y;
 }
 
-static float *written(const struct kernels *kernels, const struct rows *rows, operation *run)
+static float *written(const struct kernels *kernels, const struct rows *rows, int64_t times,
+                      operation *run)
 {
-    float *y = untouched(kernels, rows); // its end is watched
+    float *y = untouched(floats_of(kernels, rows->T, times * rows->width)); // its end is watched
     run(kernels, rows, y);
     return y;
 }
 
-static void check_table(const struct kernels *kernels, const struct rows *rows, operation *forward,
-                        operation *run)
+static void check_table(const struct kernels *kernels, const struct rows *rows, int64_t times,
+                        operation *forward, operation *run)
 {
     if (kernels == NULL) { // not on this host
         return;
     }
-    float *plain = written(kernels_find("portable", COMPUTE_F32), rows, forward);
-    float *got = written(kernels, rows, run);
-    float *wanted = untouched(kernels, rows);
-    kernels_find("portable", kernels->compute)
-        ->round_rows(wanted, plain, rows->width, rows->T, rows->width);
-    assert_memory_equal(got, wanted, (size_t)floats_of(kernels, rows) * sizeof(float));
+    const int64_t width = times * rows->width, count = floats_of(kernels, rows->T, width);
+    float *plain = written(kernels_find("portable", COMPUTE_F32), rows, times, forward);
+    float *got = written(kernels, rows, times, run);
+    float *wanted = untouched(count);
+    kernels_find("portable", kernels->compute)->round_rows(wanted, plain, width, rows->T, width);
+    assert_memory_equal(got, wanted, (size_t)count * sizeof(float));
     test_free(plain);
     test_free(got);
     test_free(wanted);
 }
 
 // `run` writes in every table what `forward` does in portable f32.
-static void check(operation *forward, operation *run)
+static void check(int64_t times, operation *forward, operation *run)
 {
     struct rng rng = {.key = 20261128};
     for (int i = 0; i < CASES; i++) {
@@ -120,7 +127,7 @@ static void check(operation *forward, operation *run)
         rows_init(&rows, &rng);
         for (size_t t = 0; t < TABLES; t++) {
             for (enum compute c = COMPUTE_F32; c <= COMPUTE_BF16_AMX; c++) {
-                check_table(kernels_of(tables[t], c), &rows, forward, run);
+                check_table(kernels_of(tables[t], c), &rows, times, forward, run);
             }
         }
     }
@@ -129,17 +136,18 @@ static void check(operation *forward, operation *run)
 static void test_norms(void **state)
 {
     (void)state;
-    check(rmsnorm, rmsnorm);
-    check(layernorm, layernorm);
+    check(1, rmsnorm, rmsnorm);
+    check(1, layernorm, layernorm);
 }
 
 static void test_activations(void **state)
 {
     (void)state;
-    check(swiglu, swiglu);
-    check(swiglu, swiglu_again);
-    check(gelu, gelu);
-    check(gelu, gelu_again);
+    check(1, swiglu, swiglu);
+    check(1, swiglu, swiglu_again);
+    check(2, swiglu_gradients, swiglu_gradients);
+    check(1, gelu, gelu);
+    check(1, gelu, gelu_again);
 }
 
 // The numbers that round_rows writes are those of the upper halves, to nearest even, and zeros

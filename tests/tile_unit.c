@@ -1,5 +1,7 @@
 #include "tests/tile_unit.h"
 
+#include <string.h>
+
 #if defined(__x86_64__)
 #include "common/base/check.h"
 #include "common/tensor/amx.h"
@@ -12,7 +14,7 @@ extern const struct kernels avx512bf16_bf16_amx;
 // struct code is one instruction, as the manual's chapter on VEX prefixes takes it apart.
 struct code {
     const uint8_t *at;
-    int opcode, prefix; // 0: none; 1: 66; 2: F3; 3: F2
+    int opcode, prefix;
     int mod, reg, rm, other;
     int base, index, scale; // of the memory operand; base -1: what follows the instruction
     bool has_index;
@@ -21,7 +23,7 @@ struct code {
 };
 
 enum { LOAD_OR_STORE = 0x4B, CONFIGURE = 0x49, DOT = 0x5C };
-enum { NONE, PREFIX_66, PREFIX_F3, PREFIX_F2 };
+enum { NO_PREFIX = 0, PREFIX_F3 = 2, PREFIX_F2 = 3 };
 enum { REGISTER = 3, HAS_SCALED = 4, HAS_NO_BASE = 5, NO_INDEX = 4 };
 
 static int32_t read_offset(const uint8_t *at, int size)
@@ -109,7 +111,7 @@ static void code_run(const struct code *code, const ucontext_t *context)
     } else if (code->opcode == DOT && code->prefix == PREFIX_F3 && !in_memory) {
         amx_dot(code->reg, code->rm, code->other);
     } else {
-        CHECK(code->opcode == CONFIGURE && code->prefix == NONE && in_memory);
+        CHECK(code->opcode == CONFIGURE && code->prefix == NO_PREFIX && in_memory);
         shape_check((const uint8_t *)memory);
     }
 }

@@ -149,7 +149,7 @@ static void write_rows(const struct decode *decode, const struct model *model,
         const float *key = decode->state.qkv + r * width + (int64_t)s->H * s->D;
         int32_t page = rows[r].pages[rows[r].position / KV_PAGE_TOKENS], run = 1;
         CHECK(page >= 0 && page < memory->page_count);
-        while (r + run < count && follows(&rows[r + run - 1])) {
+        while (r + run < count && run < KV_PAGE_TOKENS && follows(&rows[r + run - 1])) {
             run++;
         }
         for (int64_t kv = 0; kv < s->KV; kv++) {

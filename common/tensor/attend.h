@@ -64,8 +64,8 @@ static inline int64_t kv_block_put(const struct kernels *kernels, float *block, 
     return count;
 }
 
-// kv_blocks_put writes all positions into blocks that lie one after another, from the sequence's
-// first one on.
+// kv_blocks_put writes the positions from `position` on into a sequence's blocks, which lie one
+// after another.
 static inline void kv_blocks_put(const struct kernels *kernels, float *blocks, int64_t position,
                                  struct kv_rows rows, int64_t D)
 {

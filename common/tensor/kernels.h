@@ -22,7 +22,7 @@ enum {
     PANEL = 16,           // columns of a packed panel
     PACKED_DEPTH = 32,    // a panel of pairs is filled up with zeros to a multiple of so many rows
     ATTENTION_BLOCK = 32, // keys of one block; a KV page holds one block a layer and head
-    CACHE_LINE = 64,      // bytes; a vector or a tile's row that lies in two of them takes twice
+    CACHE_LINE = 64,      // bytes; a vector or a tile's row that lies in two takes twice as long
 };
 
 // struct operand is the right side B [K, N] of a product: panel p (columns 16p ..) starts at data +
