@@ -15,6 +15,7 @@
 #include "learner/hub.h"
 #include "learner/newborn.h"
 #include "learner/report.h"
+#include "learner/run_folder.h"
 #include "learner/schedule.h"
 #include "learner/stepper.h"
 
@@ -50,6 +51,7 @@ struct pretrain {
     struct drain *drain;
     FILE *metrics;
     char model_dir[PATH_BYTES];
+    int64_t from;               // step of the checkpoint that it goes on from, -1: none
     int64_t asked, done, saved; // steps
     uint64_t step_ns;           // when the last step ended
     int stop_signal;
@@ -309,21 +311,12 @@ static int check_out(const struct run_config *config, struct error *err)
 static int open_folder(struct pretrain *run, bool resume, struct error *err)
 {
     const char *run_dir = run->config->run_dir;
-    if (run_dir[0] == '\0') {
-        return error_set(err, -EINVAL, "run_dir is empty: set run_dir=FOLDER");
+    int code = run_folder_last(&run->from, run->config, "metrics.jsonl", resume, err);
+    if (code < 0) {
+        return code;
     }
-    char path[PATH_BYTES];
-    (void)snprintf(path, sizeof(path), "%s/metrics.jsonl", run_dir);
     (void)snprintf(run->model_dir, sizeof(run->model_dir), "%s/model", run_dir);
-    bool there = access(path, F_OK) == 0;
-    if (there != resume) {
-        return there ? error_set(err, -EEXIST,
-                                 "%s holds a run already; choose another run_dir, or continue it "
-                                 "with --resume",
-                                 run_dir)
-                     : error_set(err, -ENOENT, "%s holds no run to resume", run_dir);
-    }
-    int code = file_make_dirs(run_dir, err);
+    code = file_make_dirs(run_dir, err);
     return code < 0 ? code : run_config_endpoints(run->config, err);
 }
 
@@ -349,15 +342,14 @@ static int open_trainer(struct pretrain *run, bool resume, struct error *err)
                              err);
     }
     struct trainer_state state = trainer_state(run->trainer);
-    struct checkpoint from = {.arrays = {.weights = state.weights, .m = state.m, .v = state.v}};
-    code = checkpoint_latest(config->run_dir, &from.step, err);
-    if (code == 0 && from.step > 0) {
+    struct checkpoint from = {.step = run->from,
+                              .arrays = {.weights = state.weights, .m = state.m, .v = state.v}};
+    if (run->from > 0) {
         code = checkpoint_load(config->run_dir, &run->params, &from, err);
         *state.updates = from.arrays.updates;
         trainer_refresh(run->trainer);
+        run->asked = run->saved = run->done = run->from;
     }
-    run->done = from.step > 0 ? from.step : 0;
-    run->asked = run->saved = run->done;
     return code;
 }
 

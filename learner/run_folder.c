@@ -10,7 +10,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-int run_folder_find(struct run_folder *folder, const struct run_config *config, bool resume,
+int run_folder_last(int64_t *step, const struct run_config *config, const char *file, bool resume,
                     struct error *err)
 {
     const char *run_dir = config->run_dir;
@@ -18,7 +18,7 @@ int run_folder_find(struct run_folder *folder, const struct run_config *config, 
     if (run_dir[0] == '\0') {
         return error_set(err, -EINVAL, "run_dir is empty: set run_dir=FOLDER");
     }
-    int size = snprintf(path, sizeof(path), "%s/tasks.db", run_dir);
+    int size = snprintf(path, sizeof(path), "%s/%s", run_dir, file);
     if (size < 0 || (size_t)size >= sizeof(path) - 64) {
         return error_set(err, -ENAMETOOLONG, "the name of run_dir is too long");
     }
@@ -32,21 +32,29 @@ int run_folder_find(struct run_folder *folder, const struct run_config *config, 
     if (!there && resume) {
         return error_set(err, -ENOENT, "%s holds no run to resume", run_dir);
     }
-    folder->from = -1;
-    int code = resume ? checkpoint_latest(run_dir, &folder->from, err) : 0;
-    if (code < 0) {
-        return code;
-    }
-    if (folder->from > config->steps) {
+    int64_t last = -1;
+    int code = resume ? checkpoint_latest(run_dir, &last, err) : 0;
+    if (code == 0 && last > config->steps) {
         return error_set(err, -EINVAL,
                          "%s has done %lld steps already; steps=%lld asks for fewer: give more",
-                         run_dir, (long long)folder->from, (long long)config->steps);
+                         run_dir, (long long)last, (long long)config->steps);
+    }
+    *step = last;
+    return code;
+}
+
+int run_folder_find(struct run_folder *folder, const struct run_config *config, bool resume,
+                    struct error *err)
+{
+    int code = run_folder_last(&folder->from, config, "tasks.db", resume, err);
+    if (code < 0) {
+        return code;
     }
     // A run that was killed before its first checkpoint begins again.
     (void)snprintf(folder->model_dir, sizeof(folder->model_dir), "%s", config->model);
     if (folder->from >= 0) {
-        code = checkpoint_find(run_dir, 0, err);
-        checkpoint_path(folder->model_dir, sizeof(folder->model_dir), run_dir, 0);
+        code = checkpoint_find(config->run_dir, 0, err);
+        checkpoint_path(folder->model_dir, sizeof(folder->model_dir), config->run_dir, 0);
     }
     return code;
 }

@@ -18,9 +18,13 @@ struct run_folder {
     bool made;                    // the folder was not there
 };
 
-// run_folder_find says where the run begins, and writes nothing. A folder with a run is -EEXIST
-// without `resume`, one without is -ENOENT with it, and one that has done more than config->steps
-// is -EINVAL.
+// run_folder_last is the step of the last checkpoint in config->run_dir, -1 where there is none,
+// and writes nothing. A folder with a run, which has `file` then, is -EEXIST without `resume`, one
+// without is -ENOENT with it, and one that has done more than config->steps is -EINVAL.
+int run_folder_last(int64_t *step, const struct run_config *config, const char *file, bool resume,
+                    struct error *err);
+
+// run_folder_find says where a run of self-play begins, with the errors of run_folder_last.
 int run_folder_find(struct run_folder *folder, const struct run_config *config, bool resume,
                     struct error *err);
 

@@ -39,6 +39,11 @@ cmp "$run/whole-model/model.safetensors" "$run/cut-model/model.safetensors" || f
 [ "$(echo '"<solve>def f(a):"' | "$bin/kelvin" tokenize --model "$run/cut-model" | tr ',' '\n' | wc -l)" = 2 ] || fail "its tokenizer is not the compact one"
 
 code=0
+"$bin/kelvin" pretrain --resume "$run/whole" steps=200 pretrain.out="$run/fewer-model" >"$run/fewer.out" 2>&1 || code=$?
+[ $code = 2 ] || fail "fewer steps than are done: exit code $code, not 2"
+grep -q "has done 300 steps already; steps=200 asks for fewer" "$run/fewer.out" || fail "no clear sentence for fewer steps"
+
+code=0
 "$bin/kelvin" pretrain $words run_dir="$run/again" pretrain.out="$run/cut-model" >"$run/again.out" 2>&1 || code=$?
 [ $code = 2 ] || fail "an output that exists: exit code $code, not 2"
 grep -q "cut-model is there already" "$run/again.out" || fail "no clear sentence for an output that exists"
