@@ -44,14 +44,21 @@ def start(binaries, words, log):
 
 
 def kill_all(front, run):
-    """Every process of the run, in any order: the front's children have sessions of their own."""
-    own = subprocess.run(["pgrep", "-f", run], capture_output=True, text=True, check=False).stdout.split()
-    for pid in {int(word) for word in own} | {front.pid}:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    front.wait(timeout=LIMIT_S)
+    """Every process of the run, in any order, until there is none: one that dies may have been starting another.
+    The front's children have sessions of their own."""
+    end = time.monotonic() + LIMIT_S
+    while True:
+        own = subprocess.run(["pgrep", "-f", run], capture_output=True, text=True, check=False).stdout.split()
+        pids = {int(word) for word in own} | ({front.pid} if front.poll() is None else set())
+        if not pids:
+            return
+        if time.monotonic() > end:
+            raise SystemExit(f"processes {pids} outlive SIGKILL")
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
 
 def wait_done(front, what):
