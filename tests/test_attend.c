@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CASES = 40, KEYS_MAX = 300, ROWS_MAX = 24, D_MAX = 96 };
+enum { CASES = 40, KEYS_MAX = 600, ROWS_MAX = 24, D_MAX = 96 };
 enum { BLOCKS_MAX = (KEYS_MAX + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK };
 
 // struct look is one case: `rows` queries of the last positions of a sequence of `count`. They may

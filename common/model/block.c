@@ -1,5 +1,6 @@
 #include "common/model/block.h"
 
+#include "common/tensor/attend.h"
 #include "common/tensor/memory.h"
 
 #include <stddef.h>
@@ -114,6 +115,7 @@ static void norm_rows(const struct model *model, float *y, float *mean, float *r
     }
 }
 
+// linear writes y = x·Wᵀ + bias, where there is one.
 static void linear(const struct model *model, float *y, struct inputs x, const struct matrix *w,
                    const float *bias, int64_t T)
 {
@@ -176,6 +178,7 @@ static void rows_before(const struct model *model, int32_t layer, const struct b
     }
 }
 
+// The residual is added to sums that are done: a chain that began at a large one would lose bits.
 static void rows_after(const struct model *model, int32_t layer, const struct block_state *state,
                        float *next, int64_t rows)
 {
@@ -202,6 +205,31 @@ void block_before(const struct model *model, int32_t layer, const struct block_s
         const struct block_state from = block_state_from(state, &model->shape, t);
         rows_before(model, layer, &from, position + t, block_rows(T, t));
     }
+}
+
+void block_attend(const struct model *model, const struct block_state *state,
+                  const struct block_look *look)
+{
+    const struct shape *s = &model->shape;
+    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
+    struct attend_part part[ATTEND_ROWS];
+    for (int64_t h = 0; h < look->heads; h++) {
+        const int64_t column = (look->head + h) * s->D;
+        part[h] = (struct attend_part){.blocks = look->blocks,
+                                       .q = state->qkv + look->row * width + column,
+                                       .out = state->att + look->row * HD + column,
+                                       .position = look->position};
+    }
+    const struct attend attend = {.D = s->D,
+                                  .part = part,
+                                  .parts = look->heads,
+                                  .rows = look->rows,
+                                  .position_step = 1,
+                                  .shared = look->position / ATTENTION_BLOCK,
+                                  .q_stride = width,
+                                  .out_stride = HD,
+                                  .lse = look->lse};
+    model->kernels->attend(&attend);
 }
 
 void block_after(const struct model *model, int32_t layer, const struct block_state *state,

@@ -67,8 +67,22 @@ void embed_rows(const struct model *model, float *x, const int32_t *ids, const i
 void block_before(const struct model *model, int32_t layer, const struct block_state *state,
                   const int32_t *position, int64_t T);
 
+// struct block_look is some rows of one sequence, consecutive positions, that look at their keys
+// with a few query heads of one key head.
+struct block_look {
+    const float *const *blocks; // of the key head, as the kernel `attend` takes them
+    int64_t row, rows;          // of the state; rows * heads <= ATTEND_ROWS
+    int64_t position;           // of the first
+    int64_t head, heads;
+    float *lse; // [heads, rows] written; NULL: not wanted
+};
+
+// block_attend writes their part of state->att.
+void block_attend(const struct model *model, const struct block_state *state,
+                  const struct block_look *look);
+
 // block_after reads state->x and state->att and writes the rest, then `next` [T, C], the residual
-// stream on exit.
+// stream on exit, which may be state->x where nothing reads that later.
 void block_after(const struct model *model, int32_t layer, const struct block_state *state,
                  float *next, int64_t T);
 

@@ -25,7 +25,6 @@ struct decode {
     int32_t rows_max;
     float *memory;
     struct block_state state;
-    float *next;   // [rows, C]
     float *last;   // [HEAD_ROWS, C] gathered rows that want logits
     float *head;   // the same after the final norm: the head's input
     float *logits; // [HEAD_ROWS, V]
@@ -94,7 +93,7 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
     const int64_t rows = rows_max;
     const int64_t width = inputs_stride(model->compute, s->C);
     const int64_t floats = block_scratch_floats(model) + block_state_floats(s, rows) +
-                           floats_whole(rows * s->C) + HEAD_ROWS * (s->C + width + s->V);
+                           HEAD_ROWS * (s->C + width + s->V);
     decode->rows_max = rows_max;
     decode->blocks_max = ((int64_t)s->T + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     decode->memory = floats_alloc((size_t)floats);
@@ -106,9 +105,8 @@ int decode_create(struct decode **out, const struct model *model, int32_t rows_m
         return error_set(err, -ENOMEM, "decode: no memory for %d rows", rows_max);
     }
     float *scratch = decode->memory;
-    decode->next = block_state_carve(&decode->state, model, scratch + block_scratch_floats(model),
+    decode->last = block_state_carve(&decode->state, model, scratch + block_scratch_floats(model),
                                      rows, scratch);
-    decode->last = decode->next + floats_whole(rows * s->C);
     decode->head = decode->last + (int64_t)HEAD_ROWS * s->C;
     decode->logits = decode->head + HEAD_ROWS * width;
     *out = TAKE(decode);
@@ -190,30 +188,17 @@ static void look_along(const struct decode *decode, const struct model *model,
                        const struct kv_memory *memory, int32_t layer, const struct look *look)
 {
     const struct shape *s = &model->shape;
-    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
     const int64_t group = s->H / s->KV;
     const struct decode_row *row = &look->rows[look->first];
-    struct attend_part parts[ATTEND_HEADS];
-    struct attend attend = {.D = s->D,
-                            .part = parts,
-                            .rows = look->count,
-                            .position_step = 1,
-                            .shared = row->position / ATTENTION_BLOCK,
-                            .q_stride = width,
-                            .out_stride = HD};
-    for (int64_t h = 0; h < s->H; h += attend.parts) {
+    struct block_look block_look = {
+        .row = look->first, .rows = look->count, .position = row->position};
+    for (int64_t h = 0; h < s->H; h += block_look.heads) {
         const int64_t kv = h / group, left = (kv + 1) * group - h;
-        const float *const *blocks =
+        block_look.blocks =
             block_list(decode, model, memory, layer, kv, row, row->position + look->count - 1, 0);
-        attend.parts = left < ATTEND_HEADS ? left : ATTEND_HEADS;
-        for (int64_t i = 0; i < attend.parts; i++) {
-            parts[i] =
-                (struct attend_part){.blocks = blocks,
-                                     .q = decode->state.qkv + look->first * width + (h + i) * s->D,
-                                     .out = decode->state.att + look->first * HD + (h + i) * s->D,
-                                     .position = row->position};
-        }
-        model->kernels->attend(&attend);
+        block_look.head = h;
+        block_look.heads = left < ATTEND_HEADS ? left : ATTEND_HEADS;
+        block_attend(model, &decode->state, &block_look);
     }
 }
 
@@ -280,12 +265,12 @@ static void look_join(struct look *look, int64_t group, int32_t count)
     }
 }
 
-// look_join_apart adds single rows that share no blocks with the one behind them, up to `rows_max`
-// heads of rows.
-static void look_join_apart(struct look *look, int64_t group, int64_t rows_max, int32_t count)
+// look_join_apart adds single rows that share no blocks with the one behind them.
+static void look_join_apart(struct look *look, int64_t group, int32_t count)
 {
     const struct decode_row *rows = look->rows;
-    for (int32_t at = look->first + 1; at < count && (look->count + 1) * group <= rows_max; at++) {
+    for (int32_t at = look->first + 1; at < count && (look->count + 1) * group <= ATTEND_ROWS;
+         at++) {
         if (!is_single(rows, at, count) ||
             (at + 1 < count && shared_blocks(&rows[at], &rows[at + 1], 1) > 0)) {
             break;
@@ -310,7 +295,7 @@ static struct look look_from(const struct model *model, const struct decode_row 
     }
     look_join(&look, group, count);
     if (look.count == 1) {
-        look_join_apart(&look, group, ATTEND_ROWS_APART, count);
+        look_join_apart(&look, group, count);
     }
     return look;
 }
@@ -354,7 +339,7 @@ static void run_head(const struct decode *decode, const struct model *model,
     int32_t held = 0;
     for (int32_t r = 0; r < count; r++) {
         if (rows[r].wants_logits) {
-            memcpy(decode->last + held * C, decode->next + r * C, (size_t)C * sizeof(float));
+            memcpy(decode->last + held * C, decode->state.x + r * C, (size_t)C * sizeof(float));
             waiting[held++] = r;
         }
         if (held == HEAD_ROWS || (held > 0 && r + 1 == count)) {
@@ -381,10 +366,7 @@ void decode_run(struct decode *decode, const struct model *model, struct kv_memo
         block_before(model, l, state, decode->position, count);
         write_rows(decode, model, memory, l, rows, count);
         attention_rows(decode, model, memory, l, rows, count);
-        block_after(model, l, state, decode->next, count);
-        if (l + 1 < model->shape.L) {
-            memcpy(state->x, decode->next, (size_t)count * (size_t)model->shape.C * sizeof(float));
-        }
+        block_after(model, l, state, state->x, count);
     }
     run_head(decode, model, rows, count, on_logits, context);
 }

@@ -92,32 +92,20 @@ static void attend_heads(const struct model *model, const struct block_state *st
                          const float *const *blocks, const struct pack *pack, int32_t k,
                          int64_t head, int64_t heads)
 {
-    const struct shape *s = &model->shape;
-    const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D, HD = (int64_t)s->H * s->D;
     const int64_t from = pack->start[k], to = pack->start[k + 1];
     float lse[ATTEND_ROWS];
     for (int64_t t = from; t < to; t += ATTEND_POSITIONS) {
-        const int64_t rows = to - t < ATTEND_POSITIONS ? to - t : ATTEND_POSITIONS;
-        const int64_t position = pack_shared(pack, k) + t - from;
-        struct attend_part part[ATTEND_HEADS];
-        for (int64_t h = 0; h < heads; h++) {
-            part[h] = (struct attend_part){.blocks = blocks,
-                                           .q = state->qkv + t * width + (head + h) * s->D,
-                                           .out = state->att + t * HD + (head + h) * s->D,
-                                           .position = position};
-        }
-        const struct attend attend = {.D = s->D,
-                                      .part = part,
-                                      .parts = heads,
-                                      .rows = rows,
-                                      .position_step = 1,
-                                      .shared = position / ATTENTION_BLOCK,
-                                      .q_stride = width,
-                                      .out_stride = HD,
-                                      .lse = lse};
-        model->kernels->attend(&attend);
-        for (int64_t i = 0; i < heads * rows; i++) {
-            state->lse[(t + i % rows) * s->H + head + i / rows] = lse[i];
+        const struct block_look look = {.blocks = blocks,
+                                        .row = t,
+                                        .rows =
+                                            to - t < ATTEND_POSITIONS ? to - t : ATTEND_POSITIONS,
+                                        .position = pack_shared(pack, k) + t - from,
+                                        .head = head,
+                                        .heads = heads,
+                                        .lse = lse};
+        block_attend(model, state, &look);
+        for (int64_t i = 0; i < heads * look.rows; i++) {
+            state->lse[(t + i % look.rows) * model->shape.H + head + i / look.rows] = lse[i];
         }
     }
 }

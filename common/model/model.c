@@ -99,8 +99,8 @@ static void plan(struct model *model)
 // The results of a compute type are the same on every instruction set, so the id does not name it.
 // Its first word counts the changes of the arithmetic that changed bits.
 static const char *const numerics_ids[] = {
-    [COMPUTE_F32] = "kelvin1-cpu-f32",
-    [COMPUTE_BF16] = "kelvin1-cpu-bf16",
+    [COMPUTE_F32] = "kelvin2-cpu-f32",
+    [COMPUTE_BF16] = "kelvin2-cpu-bf16",
     [COMPUTE_BF16_AMX] = "kelvin2-cpu-bf16-amx",
 };
 

@@ -3,8 +3,8 @@
 //
 // Keys and values lie in blocks of ATTENTION_BLOCK consecutive positions that start at multiples of
 // it: keys as columns, then values as rows (kernels.h), as the compute type has them. A query walks
-// its keys in order, piece by piece, with an online softmax, so its result depends on its own keys
-// only. A piece is a block, and on the tile unit eight of them.
+// its keys in order, eight blocks by eight, with an online softmax, so its result depends on its
+// own keys only.
 #ifndef COMMON_TENSOR_ATTEND_H
 #define COMMON_TENSOR_ATTEND_H
 
@@ -18,10 +18,6 @@ enum {
     ATTEND_HEADS = 2,
     ATTEND_ROWS = ATTEND_POSITIONS * ATTEND_HEADS, // query rows of one call at most
 };
-
-// How many rows of sequences that share nothing are best in one call: what one part waits for is
-// hidden behind the others.
-enum { ATTEND_ROWS_APART = 16 };
 
 // attend_seen is how many of `count` keys from position `from` on a query at `position` sees.
 static inline int32_t attend_seen(int64_t position, int64_t from, int64_t count)

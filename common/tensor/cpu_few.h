@@ -1,9 +1,10 @@
-// cpu_few.h: products of a few rows with panels. The sums of so few rows with one panel or two
-// would wait for each other: those with several panels run side by side.
+// cpu_few.h: products of a few rows with panels that lie in blocks of keys and values. The sums of
+// so few rows with one panel or two would wait for each other: those with several panels run side
+// by side.
 #ifndef COMMON_TENSOR_CPU_FEW_H
 #define COMMON_TENSOR_CPU_FEW_H
 
-#include "common/tensor/kernels.h"
+#include "common/tensor/cpu_attend.h"
 #include "common/tensor/vec.h"
 
 enum {
@@ -24,17 +25,50 @@ static inline int few_panels(int64_t rows)
 }
 
 // struct few is one call: c[p] [rows, PANEL] (stride ldc) = a [rows, depth] · panel p, plus what
-// was there when `accumulate`. Elements are floats, or pairs of bf16.
+// was there when `accumulate`. Elements are floats, or pairs of bf16. The depth goes through blocks
+// [from, to) of a stretch: `depth` in each, `last_depth` in the last one.
 struct few {
+    const struct stretch *s;
     float *c[FEW_PANELS];
     int64_t ldc;
     const float *a;
     int64_t a_row;
-    const float *panel[FEW_PANELS];
-    const float *ahead[FEW_PANELS]; // fetched meanwhile
-    int64_t depth;
+    int64_t from, to, depth, last_depth;
+    int64_t block[FEW_PANELS], at[FEW_PANELS]; // a panel lies so many blocks behind, from `at` on
+    int64_t ahead;                             // how far from there lies what is fetched meanwhile,
+    bool later;                                // in the block itself or in a later one
     bool accumulate, pairs;
 };
+
+// few_block adds what a block gives to the sums.
+VEC_INLINE void few_block(v16 acc[FEW_AT_ONCE][FEW_PANELS], const struct few *f, int64_t block,
+                          const float *a, int64_t depth, const int rows, const int panels,
+                          const bool pairs)
+{
+    const float *panel[FEW_PANELS], *ahead[FEW_PANELS];
+#pragma GCC unroll 4
+    for (int p = 0; p < panels; p++) {
+        const int64_t b = block + f->block[p];
+        panel[p] = f->s->blocks[b] + f->at[p];
+        ahead[p] = (f->later ? stretch_later(f->s, b) : f->s->blocks[b]) + f->at[p] + f->ahead;
+    }
+    for (int64_t k = 0; k < depth; k++) {
+        v16 b[FEW_PANELS];
+#pragma GCC unroll 4
+        for (int p = 0; p < panels; p++) {
+            b[p] = v_load(panel[p] + k * PANEL);
+            __builtin_prefetch(ahead[p] + k * PANEL, 0, 2); // into the second-level cache
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const v16 x = v_spread(a + r * f->a_row + k);
+#pragma GCC unroll 4
+            for (int p = 0; p < panels; p++) {
+                acc[r][p] = pairs ? v_dot_pairs(x, b[p], acc[r][p]) : v_fma(x, b[p], acc[r][p]);
+            }
+        }
+    }
+}
 
 // few_run computes a call of `rows` rows and `panels` panels (constants after inlining).
 VEC_INLINE void few_run(const struct few *f, const int rows, const int panels, const bool pairs)
@@ -47,21 +81,10 @@ VEC_INLINE void few_run(const struct few *f, const int rows, const int panels, c
             acc[r][p] = f->accumulate ? v_load(f->c[p] + r * f->ldc) : v_set(0.0f);
         }
     }
-    for (int64_t k = 0; k < f->depth; k++) {
-        v16 b[FEW_PANELS];
-#pragma GCC unroll 4
-        for (int p = 0; p < panels; p++) {
-            b[p] = v_load(f->panel[p] + k * PANEL);
-            __builtin_prefetch(f->ahead[p] + k * PANEL, 0, 2); // into the second-level cache
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            const v16 x = v_spread(f->a + r * f->a_row + k);
-#pragma GCC unroll 4
-            for (int p = 0; p < panels; p++) {
-                acc[r][p] = pairs ? v_dot_pairs(x, b[p], acc[r][p]) : v_fma(x, b[p], acc[r][p]);
-            }
-        }
+    const float *a = f->a;
+    for (int64_t block = f->from; block < f->to; block++, a += f->depth) {
+        const int64_t depth = block + 1 < f->to ? f->depth : f->last_depth;
+        few_block(acc, f, block, a, depth, rows, panels, pairs);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
@@ -116,7 +139,6 @@ static inline void few_product(struct few *f, int64_t rows, int panels)
         f->a += FEW_AT_ONCE * f->a_row;
         for (int p = 0; p < panels; p++) {
             f->c[p] += FEW_AT_ONCE * f->ldc;
-            f->ahead[p] = f->panel[p];
         }
     }
     if (f->pairs) {
