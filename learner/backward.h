@@ -4,6 +4,7 @@
 #define LEARNER_BACKWARD_H
 
 #include "common/model/forward.h"
+#include "learner/gradients.h"
 
 struct backward; // one thread's workspace
 
@@ -11,11 +12,10 @@ int backward_create(struct backward **out, const struct model *model, int64_t ro
                     struct error *err);
 void backward_destroy(struct backward *backward);
 
-// backward_run adds d loss / d parameter to `grads` [params.elements] for the rows of the last
-// forward_run of `pack`.
+// backward_run adds d loss / d parameter to `grads` for the rows of the last forward_run of `pack`.
 //   dfinal  [T, C]  gradient at forward->final; overwritten
 // The head's own gradient is not in it (loss.h adds that).
 void backward_run(struct backward *backward, struct forward *forward, const struct model *model,
-                  const struct pack *pack, float *grads, float *dfinal);
+                  const struct pack *pack, const struct gradients *grads, float *dfinal);
 
 #endif

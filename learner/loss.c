@@ -197,8 +197,6 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     const struct matrix *head = &pass->model->head;
     const struct kernels *k = pass->model->kernels;
     const int64_t C = head->K, V = head->N;
-    const struct param *param =
-        params_find(&pass->model->params, -1, pass->model->shape.tied ? PARAM_EMBED : PARAM_HEAD);
     const struct inputs hidden = run_head(loss, pass, targets, rows);
     const struct inputs dlogits = inputs_own(k->compute, loss->logits, V);
     for (int64_t r = 0; r < rows; r++) {
@@ -212,8 +210,10 @@ static void run_chunk(const struct loss *loss, const struct loss_pass *pass,
     }
     k->product(loss->dhidden, C, dlogits, head->back, rows, C, V, false);
     inputs_pack(k, loss->packed, hidden, rows, C);
-    k->product(pass->grads + param->offset, C, inputs_turned(dlogits),
-               operand_inputs(k, loss->packed, hidden, rows), V, C, rows, true);
+    const struct gradient grad =
+        gradients_product(pass->grads, -1, pass->model->shape.tied ? PARAM_EMBED : PARAM_HEAD, V);
+    k->product(grad.sums, C, inputs_turned(dlogits), operand_inputs(k, loss->packed, hidden, rows),
+               V, C, rows, grad.accumulate);
     for (int64_t r = 0; r < rows; r++) {
         k->add(pass->dfinal + targets[r].row * C, loss->dhidden + r * C, C);
     }

@@ -5,6 +5,7 @@
 #define LEARNER_LOSS_H
 
 #include "common/model/forward.h"
+#include "learner/gradients.h"
 #include "learner/step.h"
 
 enum { LOSS_CHUNK_ROWS = 256 }; // rows of a chunk at most
@@ -56,8 +57,8 @@ struct loss_pass {
     const struct pack *pack;
     const struct sequence *const *sequences; // [pack->count]
     const struct objective *objective;
-    float *dfinal;          // [T, C] written: gradient at forward->final
-    float *grads;           // [params.elements] the head's gradient is added
+    float *dfinal;                 // [T, C] written: gradient at forward->final
+    const struct gradients *grads; // the head's gradient is added
     float *const *logprobs; // NULL, or per sequence NULL or count floats to fill (entry 0 is 0)
     const float *reference; // [T] by a token's own row, as loss_score writes it; or NULL
     struct loss_sums *sums; // added to

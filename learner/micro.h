@@ -41,9 +41,9 @@ struct micro_pass {
     const struct model *reference; // read when kl_coef is not 0
     const struct sequence *const *sequences;
     const struct objective *objective;
-    float *const *logprobs; // of the step's sequences, or NULL
-    float *grads;           // added to
-    struct loss_sums *sums; // added to
+    float *const *logprobs;        // of the step's sequences, or NULL
+    const struct gradients *grads; // added to
+    struct loss_sums *sums;        // added to
 };
 
 // lane_run runs one micro-batch.

@@ -34,6 +34,7 @@ struct trainer {
     int64_t updates;
     int slices;
     float *grads[SLICES_MAX];
+    bool *written;          // [slices, params.count] of gradients
     float *grad;            // the one that holds the sum of all
     struct loss_sums *sums; // [slices]
     bool ready;             // trainer_create is through
@@ -91,8 +92,10 @@ static int arrays_init(struct trainer *trainer, struct error *err)
     trainer->v = array_alloc(trainer, size);
     trainer->squares = array_alloc(trainer, chunks * sizeof(double));
     trainer->sums = array_alloc(trainer, SLICES_MAX * sizeof(*trainer->sums));
+    trainer->written =
+        calloc((size_t)trainer->slices * (size_t)trainer->model->params.count, sizeof(bool));
     bool failed = trainer->weights == NULL || trainer->m == NULL || trainer->v == NULL ||
-                  trainer->squares == NULL || trainer->sums == NULL;
+                  trainer->squares == NULL || trainer->sums == NULL || trainer->written == NULL;
     for (int s = 0; s < trainer->slices; s++) {
         trainer->grads[s] = array_alloc(trainer, size);
         failed = failed || trainer->grads[s] == NULL;
@@ -112,6 +115,7 @@ static void arrays_finish(struct trainer *trainer)
     for (int s = 0; s < trainer->slices; s++) {
         array_free(trainer, trainer->grads[s], size);
     }
+    free(trainer->written);
     array_free(trainer, trainer->weights, size);
     array_free(trainer, trainer->m, size);
     array_free(trainer, trainer->v, size);
@@ -230,18 +234,24 @@ static void run_slice(void *context, int index, int worker)
     const struct step_run *run = context;
     struct trainer *trainer = run->trainer;
     const int slice = run->first_slice + index;
+    const struct params *params = &trainer->model->params;
+    const struct gradients grads = {.params = params,
+                                    .sums = trainer->grads[slice],
+                                    .written =
+                                        trainer->written + (size_t)slice * (size_t)params->count};
     const struct micro_pass pass = {.model = trainer->model,
                                     .reference = trainer->reference,
                                     .sequences = run->sequences,
                                     .objective = run->objective,
                                     .logprobs = run->logprobs,
-                                    .grads = trainer->grads[slice],
+                                    .grads = &grads,
                                     .sums = &trainer->sums[slice]};
     *pass.sums = (struct loss_sums){0};
-    memset(pass.grads, 0, trainer->model->params.elements * sizeof(float));
+    gradients_begin(&grads);
     for (int j = slice; j < run->micro_count; j += trainer->slices) {
         lane_run(&trainer->lanes[worker], &pass, &run->micros[j]);
     }
+    gradients_end(&grads);
 }
 
 static void report_fill(struct step_report *report, const struct trainer *trainer,

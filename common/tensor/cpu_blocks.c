@@ -38,21 +38,6 @@ static void column_put(float *to, const float *x, int64_t D)
     }
 }
 
-// panel_put writes all columns of a panel.
-static void panel_put(float *to, const float *x, int64_t x_row, int64_t D)
-{
-    for (int64_t d = 0; d < D; d += 2L * VEC) {
-        v16 pairs[VEC];
-        for (int64_t i = 0; i < PANEL; i++) {
-            pairs[i] = pairs_at(x + i * x_row + d, D - d);
-        }
-        v_transpose(pairs);
-        for (int64_t i = 0; i < VEC; i++, to += PANEL) {
-            v_store(to, pairs[i]);
-        }
-    }
-}
-
 void cpu_put_columns_bf16(float *columns, int64_t slot, const float *x, int64_t x_row,
                           int64_t count, int64_t D)
 {
@@ -60,7 +45,7 @@ void cpu_put_columns_bf16(float *columns, int64_t slot, const float *x, int64_t 
     for (int64_t done = 0, written = 0; done < count; done += written, slot += written) {
         float *to = columns + slot / PANEL * panel + slot % PANEL;
         if (slot % PANEL == 0 && count - done >= PANEL) {
-            panel_put(to, x + done * x_row, x_row, D);
+            panel_put(to, x + done * x_row, x_row, PANEL, D);
             written = PANEL;
         } else {
             column_put(to, x + done * x_row, D);

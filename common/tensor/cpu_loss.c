@@ -72,16 +72,36 @@ void cpu_softmax_gradient(float *weights, const float *x, int64_t n, const struc
     }
 }
 
-void cpu_softmax_backward(float *score, float *dp, const float *lse, const float *delta,
-                          const int32_t *valid, int64_t rows)
+VEC_INLINE void softmax_backward(float *p, float *ds, int64_t row, const struct softmax_rows *s,
+                                 const bool pairs)
 {
-    for (int64_t r = 0; r < rows; r++, score += ATTENTION_BLOCK, dp += ATTENTION_BLOCK) {
-        for (int64_t at = 0; at < ATTENTION_BLOCK; at += VEC) {
-            const int count = (int)(valid[r] - at);
-            v16 p = v_keep(v_exp(v_sub(v_load(score + at), v_set(lse[r]))), count);
-            v16 ds = v_mul(p, v_sub(v_load(dp + at), v_set(delta[r])));
-            v_store(score + at, p);
-            v_store(dp + at, v_keep(ds, count));
+    const float *score = s->score, *dp = s->dp;
+    for (int64_t r = 0; r < s->rows; r++, p += row, ds += row) {
+        const v16 lse = v_set(s->lse[r]), delta = v_set(s->delta[r]);
+        v16 weight[2], slope[2];
+        for (int i = 0; i < 2; i++, score += VEC, dp += VEC) {
+            const int count = s->valid[r] - i * VEC;
+            weight[i] = v_keep(v_exp(v_sub(v_load(score), lse)), count);
+            slope[i] = v_keep(v_mul(weight[i], v_sub(v_load(dp), delta)), count);
+        }
+        if (pairs) {
+            v_store(p, v_pairs_along(weight[0], weight[1]));
+            v_store(ds, v_pairs_along(slope[0], slope[1]));
+        } else {
+            v_store(p, weight[0]);
+            v_store(p + VEC, weight[1]);
+            v_store(ds, slope[0]);
+            v_store(ds + VEC, slope[1]);
         }
     }
+}
+
+void cpu_softmax_backward(float *p, float *ds, int64_t row, const struct softmax_rows *softmax)
+{
+    softmax_backward(p, ds, row, softmax, false);
+}
+
+void cpu_softmax_backward_bf16(float *p, float *ds, int64_t row, const struct softmax_rows *softmax)
+{
+    softmax_backward(p, ds, row, softmax, true);
 }

@@ -84,24 +84,11 @@ void cpu_round_rows_bf16(float *to, const float *x, int64_t x_row, int64_t T, in
     pairs_along(to, inputs_stride(COMPUTE_BF16, K), x, x_row, T, K);
 }
 
-// Sixteen rows are rounded piece by piece, then written column by column.
 void cpu_pack_bf16(float *packed, const float *W, int64_t N, int64_t K)
 {
     const int64_t depth = packed_depth(COMPUTE_BF16, K);
-    for (int64_t n = 0; n < N; n++) {
-        float *panel = packed + n / PANEL * PANEL * depth + n % PANEL;
-        for (int64_t k = 0; k < 2 * depth; k += 2L * VEC) {
-            float pairs[VEC];
-            v_store(pairs, pairs_at(W + n * K + k, K - k));
-            for (int64_t i = 0; i < VEC; i++) {
-                memcpy(&panel[(k / 2 + i) * PANEL], &pairs[i], sizeof(float));
-            }
-        }
-    }
-    for (int64_t n = N; n % PANEL != 0; n++) {
-        for (int64_t k = 0; k < depth; k++) {
-            packed[n / PANEL * PANEL * depth + k * PANEL + n % PANEL] = 0.0f;
-        }
+    for (int64_t n = 0; n < N; n += PANEL) {
+        panel_put(packed + n * depth, W + n * K, K, N - n < PANEL ? N - n : PANEL, K);
     }
 }
 

@@ -28,6 +28,22 @@ static inline void pairs_along(float *copy, int64_t stride, const float *a, int6
     }
 }
 
+// panel_put writes `columns` rows x [columns, D], `x_row` floats apart, as the columns of a panel
+// of packed_depth(D) rows; those that are missing are zeros.
+static inline void panel_put(float *to, const float *x, int64_t x_row, int64_t columns, int64_t D)
+{
+    for (int64_t d = 0; d < D; d += 2L * VEC) {
+        v16 pairs[VEC];
+        for (int64_t i = 0; i < PANEL; i++) {
+            pairs[i] = i < columns ? pairs_at(x + i * x_row + d, D - d) : v_set(0.0f);
+        }
+        v_transpose(pairs);
+        for (int64_t i = 0; i < VEC; i++, to += PANEL) {
+            v_store(to, pairs[i]);
+        }
+    }
+}
+
 // pair_rows pairs `count` numbers of a row with those of the next one, if there is one.
 VEC_INLINE v16 pair_rows(const float *row, int64_t stride, bool next, int count)
 {

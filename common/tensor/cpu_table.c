@@ -14,11 +14,11 @@ extern const struct kernels CPU(bf16), CPU(bf16_amx);
 #define F32_KERNELS                                                                                \
     .rmsnorm = cpu_rmsnorm, .rmsnorm_backward = cpu_rmsnorm_backward,                              \
     .layernorm_backward = cpu_layernorm_backward, .add_bias = cpu_add_bias,                        \
-    .bias_backward = cpu_bias_backward, .add = cpu_add, .rope = cpu_rope,                          \
-    .softmax_backward = cpu_softmax_backward, .scale = cpu_scale, .dots = cpu_dots,                \
-    .log_sum_exp = cpu_log_sum_exp, .maximum = cpu_maximum, .exp_weights = cpu_exp_weights,        \
-    .softmax = cpu_softmax, .softmax_gradient = cpu_softmax_gradient, .adamw = cpu_adamw,          \
-    .square_sum = cpu_square_sum, .round_bf16 = cpu_round_bf16
+    .bias_backward = cpu_bias_backward, .add = cpu_add, .rope = cpu_rope, .scale = cpu_scale,      \
+    .dots = cpu_dots, .log_sum_exp = cpu_log_sum_exp, .maximum = cpu_maximum,                      \
+    .exp_weights = cpu_exp_weights, .softmax = cpu_softmax,                                        \
+    .softmax_gradient = cpu_softmax_gradient, .adamw = cpu_adamw, .square_sum = cpu_square_sum,    \
+    .round_bf16 = cpu_round_bf16
 
 // What is the same in both tables of bf16.
 #define BF16_KERNELS                                                                               \
@@ -27,7 +27,8 @@ extern const struct kernels CPU(bf16), CPU(bf16_amx);
                  .put_rows = cpu_put_rows_bf16, .rmsnorm_inputs = cpu_rmsnorm_bf16,                \
                  .layernorm = cpu_layernorm_bf16, .swiglu = cpu_swiglu_bf16,                       \
                  .swiglu_backward = cpu_swiglu_backward_bf16, .gelu = cpu_gelu_bf16,               \
-                 .gelu_backward = cpu_gelu_backward_bf16
+                 .gelu_backward = cpu_gelu_backward_bf16,                                          \
+                 .softmax_backward = cpu_softmax_backward_bf16
 
 #if !defined(__AVX512BF16__)
 const struct kernels CPU(f32) = {
@@ -46,6 +47,7 @@ const struct kernels CPU(f32) = {
     .swiglu_backward = cpu_swiglu_backward,
     .gelu = cpu_gelu,
     .gelu_backward = cpu_gelu_backward,
+    .softmax_backward = cpu_softmax_backward,
     .burn = cpu_burn,
 };
 #endif

@@ -61,6 +61,15 @@ struct softmax {
     float lse, total, entropy;
 };
 
+// struct softmax_rows is rows of 32 scores, one block of keys, and of the gradients of the weights
+// that they came to.
+struct softmax_rows {
+    const float *score, *dp;  // [rows, ATTENTION_BLOCK]
+    const float *lse, *delta; // [rows] of all the row's scores; the sum of its p * dp
+    const int32_t *valid;     // [rows] keys that a row sees
+    int64_t rows;
+};
+
 struct attend;
 
 struct kernels {
@@ -138,10 +147,9 @@ struct kernels {
 
     // The queries of one call over their keys (attend.h).
     void (*attend)(const struct attend *attend);
-    // p = exp(score - lse[r]) for the first valid[r] of 32, else 0; ds = p * (dp - delta[r]). In
-    // place on score and dp.
-    void (*softmax_backward)(float *score, float *dp, const float *lse, const float *delta,
-                             const int32_t *valid, int64_t rows);
+    // p = exp(score - lse[r]) for the first valid[r] of 32 keys, else 0; ds = p * (dp - delta[r]).
+    // Rows of both lie `row` floats apart and are written as products read them.
+    void (*softmax_backward)(float *p, float *ds, int64_t row, const struct softmax_rows *softmax);
     // y [rows, n] (stride y_row) = x (stride x_row) * factor.
     void (*scale)(float *y, int64_t y_row, const float *x, int64_t x_row, float factor,
                   int64_t rows, int64_t n);
@@ -258,18 +266,6 @@ static inline struct operand operand_inputs(const struct kernels *kernels, const
 {
     return kernels->pack_rows == NULL ? operand_row_major(B.data, B.row)
                                       : operand_packed(kernels->compute, packed, K);
-}
-
-// inputs_rounded is rows x [T, K] as products that read them often read them best: as they lie, or
-// in `to`, T rows as inputs_own describes.
-static inline struct inputs inputs_rounded(const struct kernels *kernels, float *to, const float *x,
-                                           int64_t T, int64_t K)
-{
-    if (kernels->compute == COMPUTE_F32) {
-        return inputs_rows(x, K);
-    }
-    kernels->round_rows(to, x, K, T, K);
-    return inputs_own(kernels->compute, to, K);
 }
 
 static inline void inputs_pack(const struct kernels *kernels, float *packed, struct inputs B,

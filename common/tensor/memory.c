@@ -67,3 +67,17 @@ void floats_free(float *floats)
         free(header.base);
     }
 }
+
+float *floats_carve(float **const *arrays, const int64_t *sizes, size_t count)
+{
+    int64_t all = 0;
+    for (size_t i = 0; i < count; i++) {
+        all += floats_whole(sizes[i]);
+    }
+    float *const memory = floats_alloc((size_t)all), *next = memory;
+    for (size_t i = 0; i < count && memory != NULL; i++) {
+        *arrays[i] = next;
+        next += floats_whole(sizes[i]);
+    }
+    return memory;
+}

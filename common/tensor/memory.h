@@ -19,6 +19,10 @@ static inline int64_t floats_whole(int64_t count)
     return (count + 15) / 16 * 16;
 }
 
+// floats_carve allocates `count` arrays, *arrays[i] of sizes[i] floats, in one piece and returns
+// it; NULL, with all as they were, when there is no memory.
+float *floats_carve(float **const *arrays, const int64_t *sizes, size_t count);
+
 static inline void floats_freep(float **floats)
 {
     floats_free(*floats);

@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// LONG is more rows than a layer takes at once (BLOCK_ROWS).
-enum { SHORT = 9, LONG = 200, PROBES = 6, ROW_MAX = 512 };
+// LONG is more rows than a layer takes at once (BLOCK_ROWS), and more than a chunk of keys.
+enum { SHORT = 9, LONG = 300, PROBES = 6, ROW_MAX = 512 };
+enum { SAMPLES = 3, PROMPT = 219 };
 
 // What f32 leaves of a gradient that is 0 by symmetry, as that of the bias of k.
 #define ROUNDING 1e-6
@@ -256,11 +257,10 @@ static void check_family(const char *family)
     params_finish(&net.params);
 }
 
-// More rows than go at once, and a number of heads to a key head that is odd.
-static void test_many_rows(void **state)
+// Two layers and a number of heads to a key head that is odd.
+static void net_random(struct net *net, float **weights)
 {
-    (void)state;
-    struct net net = {.shape = {.family = FAMILY_QWEN3,
+    net->shape = (struct shape){.family = FAMILY_QWEN3,
                                 .L = 2,
                                 .C = 24,
                                 .H = 3,
@@ -272,16 +272,102 @@ static void test_many_rows(void **state)
                                 .norm_eps = 1e-6f,
                                 .gated = true,
                                 .qk_norm = true,
-                                .rope_theta = 10000}};
-    assert_int_equal(params_init(&net.params, &net.shape, NULL), 0);
-    CLEANUP(freep) float *weights = calloc(net.params.elements, sizeof(*weights));
-    assert_non_null(weights);
+                                .rope_theta = 10000};
+    assert_int_equal(params_init(&net->params, &net->shape, NULL), 0);
+    *weights = calloc(net->params.elements, sizeof(**weights));
+    assert_non_null(*weights);
     struct rng rng = {.key = 6};
-    for (size_t i = 0; i < net.params.elements; i++) {
-        weights[i] = (float)(0.3 * rng_normal(&rng));
+    for (size_t i = 0; i < net->params.elements; i++) {
+        (*weights)[i] = (float)(0.3 * rng_normal(&rng));
     }
+}
+
+static void test_many_rows(void **state)
+{
+    (void)state;
+    struct net net = {0};
+    CLEANUP(freep) float *weights = NULL;
+    net_random(&net, &weights);
     check_net(&net, weights, LONG);
     params_finish(&net.params);
+}
+
+// Sequences that begin with one prompt, which ends within a block of keys; the last ones go on
+// beyond a chunk of them.
+struct group {
+    int32_t ids[SAMPLES][LONG];
+    float weight[SAMPLES][LONG];
+    struct sequence sequences[SAMPLES];
+};
+
+static void group_init(struct group *group, int32_t V)
+{
+    memset(group, 0, sizeof(*group));
+    for (int32_t k = 0; k < SAMPLES; k++) {
+        const int32_t count = PROMPT + 5 + 23 * k;
+        for (int32_t i = 0; i < count; i++) {
+            group->ids[k][i] = (i < PROMPT ? i * 37 + 11 : i * 17 + k * 29) % V;
+            group->weight[k][i] = i < PROMPT ? 0.0f : 0.01f;
+        }
+        group->sequences[k] =
+            (struct sequence){.count = count, .ids = group->ids[k], .weight = group->weight[k]};
+    }
+}
+
+// group_gradients is the gradient of a step with micro-batches of so many rows, which the caller
+// frees.
+static float *group_gradients(const struct net *net, const float *weights,
+                              const struct group *group, enum compute compute, int32_t rows)
+{
+    struct error err = {0};
+    const struct trainer_config config = {
+        .compute = compute, .published = DTYPE_F32, .threads = 1, .micro_tokens = rows};
+    const struct optimizer still = {
+        .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .grad_norm_max = 1.0f};
+    const struct objective objective = {.is_cap = 2.0f};
+    CLEANUP(trainer_destroyp) struct trainer *trainer = NULL;
+    struct step_report report = {0};
+    assert_int_equal(trainer_create(&trainer, &net->shape, weights, &config, &err), 0);
+    assert_int_equal(
+        trainer_step(trainer, group->sequences, SAMPLES, &objective, &still, NULL, &report, &err),
+        0);
+    float *copy = malloc(net->params.elements * sizeof(*copy));
+    assert_non_null(copy);
+    memcpy(copy, trainer_gradients(trainer), net->params.elements * sizeof(*copy));
+    return copy;
+}
+
+// Rows of a prompt that are computed once collect the gradients of all that look at them. Each is
+// rounded by itself otherwise, in bf16 to eight bits.
+static void check_shared_prompt(enum compute compute, double tolerance)
+{
+    struct net net = {0};
+    struct group group;
+    CLEANUP(freep) float *weights = NULL;
+    net_random(&net, &weights);
+    group_init(&group, net.shape.V);
+    CLEANUP(freep) float *apart = group_gradients(&net, weights, &group, compute, 1);
+    CLEANUP(freep) float *shared = group_gradients(&net, weights, &group, compute, 2 * LONG);
+    for (int32_t i = 0; i < net.params.count; i++) {
+        const struct param *param = &net.params.items[i];
+        double square = 0.0, off = 0.0;
+        for (size_t k = param->offset; k < param->offset + param->count; k++) {
+            square += (double)apart[k] * (double)apart[k];
+            off += pow((double)apart[k] - (double)shared[k], 2.0);
+        }
+        if (!(sqrt(off) <= tolerance * sqrt(square))) {
+            fail_msg("%s: off by %g of %g", param->name, sqrt(off), sqrt(square));
+        }
+    }
+    params_finish(&net.params);
+}
+
+static void test_shared_prompt(void **state)
+{
+    (void)state;
+    check_shared_prompt(COMPUTE_F32, 1e-5);
+    check_shared_prompt(COMPUTE_BF16, 1e-2);
+    check_shared_prompt(COMPUTE_BF16_AMX, 1e-2);
 }
 
 static void test_qwen2(void **state)
@@ -313,7 +399,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_qwen2),     cmocka_unit_test(test_qwen3),
         cmocka_unit_test(test_llama3),    cmocka_unit_test(test_gpt2),
-        cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_many_rows), cmocka_unit_test(test_shared_prompt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
