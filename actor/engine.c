@@ -42,12 +42,19 @@ struct shard {
 // In a shard's ring: everything that was sent before it is to be cancelled.
 static struct generation cancel_all;
 
+// struct part is some samples of a generation, for one shard.
+struct part {
+    struct generation generation; // a copy; the shards read its prompt where it is
+    struct part *next;
+};
+
 struct engine {
     struct engine_config config;
     struct buffer buffers[BUFFERS];
     _Atomic(struct buffer *) current;
     struct generation *queue, **queue_end; // waiting for a shard with room
     int32_t queued;                        // samples
+    struct part *parts;                    // of generations that several shards work on
     struct generation *cancelled;          // that no shard had; completed by the next poll
     struct shard *shards;
     sem_t ready; // engine_wait
@@ -273,6 +280,10 @@ void engine_destroy(struct engine *engine)
         shard_finish(&engine->shards[i]);
     }
     free(engine->shards);
+    for (struct part *part = engine->parts, *next = NULL; part != NULL; part = next) {
+        next = part->next;
+        free(part);
+    }
     model_destroy(engine->buffers[0].model);
     model_destroy(engine->buffers[1].model);
     (void)sem_destroy(&engine->ready);
@@ -290,8 +301,55 @@ static struct shard *least_loaded(const struct engine *engine)
     return best;
 }
 
+static int32_t idle_shards(const struct engine *engine)
+{
+    int32_t idle = 0;
+    for (int32_t i = 0; i < engine->config.threads; i++) {
+        idle += engine->shards[i].outstanding == 0;
+    }
+    return idle;
+}
+
+static void give(struct shard *shard, struct generation *generation)
+{
+    shard->outstanding += generation->samples;
+    CHECK(ring_push(shard->in, generation));
+    (void)sem_post(&shard->work);
+}
+
+// give_parts spreads a generation over `parts` shards, which would be idle otherwise: each computes
+// the prompt, all at the same time.
+static void give_parts(struct engine *engine, struct generation *generation, int32_t parts)
+{
+    for (int32_t p = 0; p < parts; p++) {
+        const int32_t from = generation->samples * p / parts;
+        struct part *part = malloc(sizeof(*part));
+        CHECK(part != NULL);
+        *part = (struct part){.generation = *generation, .next = engine->parts};
+        part->generation.first = from;
+        part->generation.samples = generation->samples * (p + 1) / parts - from;
+        part->generation.missing = part->generation.samples;
+        part->generation.whole = generation;
+        engine->parts = part;
+        give(least_loaded(engine), &part->generation);
+    }
+}
+
+// part_end frees a part whose last completion has come.
+static void part_end(struct engine *engine, struct generation *generation)
+{
+    struct part **at = &engine->parts;
+    while (&(*at)->generation != generation) {
+        at = &(*at)->next;
+    }
+    struct part *ended = *at;
+    *at = ended->next;
+    free(ended);
+}
+
 // dispatch gives queued generations to shards that have room. A shard gets half a batch more than
-// it can run, so that it never waits for the caller; more would only make the end uneven.
+// it can run, so that it never waits for the caller; more would only make the end uneven. The last
+// one in the queue is spread over the shards that have nothing.
 static void dispatch(struct engine *engine)
 {
     const int32_t room = engine->config.slots + engine->config.slots / 2;
@@ -306,10 +364,13 @@ static void dispatch(struct engine *engine)
             engine->queue_end = &engine->queue;
         }
         engine->queued -= generation->samples;
-        shard->outstanding += generation->samples;
-        generation->shard = (int32_t)(shard - engine->shards);
-        CHECK(ring_push(shard->in, generation));
-        (void)sem_post(&shard->work);
+        const int32_t idle = engine->queue == NULL ? idle_shards(engine) : 1;
+        const int32_t parts = idle < generation->samples ? idle : generation->samples;
+        if (parts > 1) {
+            give_parts(engine, generation, parts);
+        } else {
+            give(shard, generation);
+        }
     }
 }
 
@@ -317,12 +378,17 @@ void engine_submit(struct engine *engine, struct generation *generation)
 {
     CHECK(generation->samples > 0 && generation->samples <= SAMPLES_MAX);
     generation->missing = generation->samples;
-    generation->shard = -1;
+    generation->first = 0;
+    generation->whole = NULL;
     generation->next = NULL;
     *engine->queue_end = generation;
     engine->queue_end = &generation->next;
     engine->queued += generation->samples;
-    dispatch(engine);
+    if (idle_shards(engine) == engine->config.threads) {
+        notify(engine); // the next poll knows what else there is
+    } else {
+        dispatch(engine);
+    }
 }
 
 static int32_t poll_cancelled(struct engine *engine, complete_fn *on_complete, void *context)
@@ -335,12 +401,24 @@ static int32_t poll_cancelled(struct engine *engine, complete_fn *on_complete, v
         engine->queued -= samples;
         for (int32_t i = 0; i < samples; i++) {
             g->missing--;
-            on_complete(context, completion_create(g, (uint32_t)i, FINISH_CANCELLED, "cancelled"));
+            on_complete(context, completion_create(g, i, FINISH_CANCELLED, "cancelled"));
         }
         count += samples;
     }
     engine->cancelled = NULL;
     return count;
+}
+
+// take_part makes the completion of a part one of the whole generation.
+static void take_part(struct engine *engine, struct completion *completion)
+{
+    struct generation *part = completion->generation;
+    if (part->whole != NULL) {
+        completion->generation = part->whole;
+        if (--part->missing == 0) {
+            part_end(engine, part);
+        }
+    }
 }
 
 int32_t engine_poll(struct engine *engine, complete_fn *on_complete, void *context)
@@ -351,6 +429,7 @@ int32_t engine_poll(struct engine *engine, complete_fn *on_complete, void *conte
         struct completion *completion = NULL;
         while ((completion = ring_pop(shard->out)) != NULL) {
             shard->outstanding--;
+            take_part(engine, completion);
             completion->generation->missing--;
             count++;
             on_complete(context, completion);

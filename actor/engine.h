@@ -1,8 +1,9 @@
 // engine.h: an actor's engine: prompts in, finished samples out, on `threads` threads.
 //
 // Each thread is a shard with its own scheduler, KV pages and workspace; a generation with all its
-// samples runs in one shard, chosen late, when the least loaded one has room. Shards share nothing
-// but the weights, so they never wait for each other. The weights live in at most two models: the
+// samples runs in one shard, chosen late, when the least loaded one has room, unless there is none
+// for the others: then it is spread over them. Shards share nothing but the weights, so they never
+// wait for each other. The weights live in at most two models: the
 // current one, and the one before it while samples are still pinned to it.
 //
 // All functions are called on one thread, the loop's or a command's; the engine needs no loop and
@@ -35,7 +36,7 @@ int engine_create(struct engine **out, const struct engine_config *config, struc
 void engine_destroy(struct engine *engine);
 
 // engine_submit queues a generation, which stays the caller's memory and must not change until its
-// last completion has been polled. `missing`, `shard` and `next` are the engine's.
+// last completion has been polled. `first`, `missing`, `whole` and `next` are the engine's.
 void engine_submit(struct engine *engine, struct generation *generation);
 
 // engine_poll hands finished samples to `on_complete`, which frees each completion, and gives

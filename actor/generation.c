@@ -25,7 +25,7 @@ void response_finish(struct response *response)
     *response = (struct response){0};
 }
 
-void response_begin(struct response *response, struct generation *generation, uint32_t sample)
+void response_begin(struct response *response, struct generation *generation, int32_t index)
 {
     CHECK(generation->tokens_max > 0 && generation->tokens_max <= RESPONSE_TOKENS_MAX);
     if (response->capacity < generation->tokens_max) {
@@ -35,7 +35,7 @@ void response_begin(struct response *response, struct generation *generation, ui
         response->capacity = generation->tokens_max;
     }
     response->generation = generation;
-    response->sample = sample;
+    response->sample = (uint32_t)(generation->first + index);
     response->count = 0;
     response->text_size = 0;
     response->version_count = 0;
@@ -145,12 +145,14 @@ struct completion *response_complete(const struct response *response, enum finis
     return completion;
 }
 
-struct completion *completion_create(struct generation *generation, uint32_t sample,
+struct completion *completion_create(struct generation *generation, int32_t index,
                                      enum finish finish, const char *note)
 {
     size_t size = strlen(note) + 1;
     struct completion *completion = resize(NULL, 1, sizeof(*completion) + size);
-    *completion = (struct completion){.generation = generation, .sample = sample, .finish = finish};
+    *completion = (struct completion){.generation = generation,
+                                      .sample = (uint32_t)(generation->first + index),
+                                      .finish = finish};
     char *copy = (char *)(completion + 1);
     memcpy(copy, note, size);
     completion->note = copy;

@@ -14,6 +14,7 @@ struct generation {
     int32_t *prompt; // [prompt_count] ids, at least one
     int32_t prompt_count;
     int32_t samples;    // n, at least one
+    int32_t first;      // the number of the first one
     int32_t tokens_max; // response tokens at most, at least one
     struct sampling sampling;
     uint64_t seed;        // with (sample, position) the key of every random number
@@ -21,9 +22,9 @@ struct generation {
     uint64_t version_min; // do not begin with older weights
     void *tag;            // the asker's
 
-    int32_t missing;         // completions that have not come: the engine's
-    int32_t shard;           // that works on it: the engine's
-    struct generation *next; // in a queue
+    int32_t missing;          // completions that have not come: the engine's
+    struct generation *whole; // that this is a part of, or NULL: the engine's
+    struct generation *next;  // in a queue
 };
 
 // The first three have the numbers of rollout.proto.
@@ -55,8 +56,9 @@ struct completion {
     int32_t version_count;
 };
 
-// completion_create makes a completion without tokens (REJECTED or CANCELLED); `note` is copied.
-struct completion *completion_create(struct generation *generation, uint32_t sample,
+// completion_create makes a completion of sample `first + index` without tokens (REJECTED or
+// CANCELLED); `note` is copied.
+struct completion *completion_create(struct generation *generation, int32_t index,
                                      enum finish finish, const char *note);
 
 // struct vocabulary is what a response needs to know of the tokenizer.
@@ -85,8 +87,8 @@ struct response {
 
 void response_finish(struct response *response);
 
-// response_begin empties it for sample `sample` of `generation`.
-void response_begin(struct response *response, struct generation *generation, uint32_t sample);
+// response_begin empties it for sample `first + index` of `generation`.
+void response_begin(struct response *response, struct generation *generation, int32_t index);
 
 // response_push appends a token and says whether the response has ended. The stop text is found
 // wherever it crosses token borders.

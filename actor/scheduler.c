@@ -224,7 +224,7 @@ static void refuse(struct scheduler *scheduler, struct generation *generation, i
     const int32_t samples = generation->samples;
     for (int32_t i = from; i < samples; i++) {
         scheduler->config.on_complete(scheduler->config.context,
-                                      completion_create(generation, (uint32_t)i, finish, note));
+                                      completion_create(generation, i, finish, note));
     }
 }
 
@@ -357,7 +357,7 @@ static bool start(struct scheduler *scheduler, struct group *group)
     }
     group->slots = slot;
     group->running++;
-    response_begin(&slot->response, group->generation, (uint32_t)sample);
+    response_begin(&slot->response, group->generation, sample);
     enum finish finish =
         response_push(&slot->response, &scheduler->config.vocabulary, group->first[sample].token,
                       group->first[sample].logprob, group->first_version);
@@ -387,8 +387,9 @@ static void draw_first(struct scheduler *scheduler, struct group *group, const f
     const struct generation *generation = group->generation;
     group->first_version = group->use->version;
     for (int32_t i = group->started; i < group->samples; i++) {
-        int32_t token = sampler_draw(scheduler->sampler, logits, &generation->sampling,
-                                     generation->seed, (uint32_t)i, (uint32_t)group->prompt_count);
+        int32_t token =
+            sampler_draw(scheduler->sampler, logits, &generation->sampling, generation->seed,
+                         (uint32_t)(generation->first + i), (uint32_t)group->prompt_count);
         group->first[i] = (struct first){.token = token,
                                          .logprob = logprob_of(logits, scheduler->shape.V, token)};
         scheduler->stats.sampled++;
@@ -542,7 +543,7 @@ void scheduler_cancel(struct scheduler *scheduler)
         for (int32_t i = started; i < samples; i++) {
             scheduler->config.on_complete(
                 scheduler->config.context,
-                completion_create(generation, (uint32_t)i, FINISH_CANCELLED, "cancelled"));
+                completion_create(generation, i, FINISH_CANCELLED, "cancelled"));
         }
         while (scheduler->active == group && group->slots != NULL) {
             slot_finish(scheduler, group->slots, FINISH_CANCELLED);

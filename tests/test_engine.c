@@ -10,6 +10,7 @@
 #include <string.h>
 
 enum { GENERATIONS = 40, SAMPLES = 6, PATIENCE_MS = 30000 };
+enum { LONE = 3 }; // this generation and the next one have several samples
 
 struct results {
     struct completion *of[GENERATIONS][SAMPLES];
@@ -77,6 +78,20 @@ static struct engine *make(int32_t threads, enum swap_mode swap)
     return engine;
 }
 
+static void assert_same(const struct results *x, const struct results *y)
+{
+    for (int i = 0; i < GENERATIONS * SAMPLES; i++) {
+        const struct completion *a = x->of[i / SAMPLES][i % SAMPLES];
+        const struct completion *b = y->of[i / SAMPLES][i % SAMPLES];
+        assert_int_equal(a == NULL, b == NULL);
+        if (a != NULL) {
+            assert_int_equal(a->count, b->count);
+            assert_memory_equal(a->tokens, b->tokens, (size_t)a->count * sizeof(int32_t));
+            assert_memory_equal(a->logprobs, b->logprobs, (size_t)a->count * sizeof(float));
+        }
+    }
+}
+
 // Samples are the same bits on one, two and three threads.
 static void test_results_do_not_depend_on_threads(void **state)
 {
@@ -92,20 +107,38 @@ static void test_results_do_not_depend_on_threads(void **state)
         assert_int_equal(stats.outstanding, 0);
         engine_destroy(engine);
     }
-    for (int32_t t = 1; t < 3; t++) {
-        for (int i = 0; i < GENERATIONS * SAMPLES; i++) {
-            const struct completion *a = all[0].of[i / SAMPLES][i % SAMPLES];
-            const struct completion *b = all[t].of[i / SAMPLES][i % SAMPLES];
-            assert_int_equal(a == NULL, b == NULL);
-            if (a != NULL) {
-                assert_int_equal(a->count, b->count);
-                assert_memory_equal(a->tokens, b->tokens, (size_t)a->count * sizeof(int32_t));
-                assert_memory_equal(a->logprobs, b->logprobs, (size_t)a->count * sizeof(float));
-            }
-        }
-    }
+    assert_same(&all[0], &all[1]);
+    assert_same(&all[0], &all[2]);
     for (int t = 0; t < 3; t++) {
         results_finish(&all[t]);
+    }
+}
+
+// The samples of a prompt that is alone are spread over all threads, of which each computes the
+// prompt; of two prompts each has a thread.
+static void test_a_lone_prompt_is_spread(void **state)
+{
+    (void)state;
+    for (int prompts = 1; prompts <= 2; prompts++) {
+        struct results apart = {0}, spread = {0};
+        struct engine *one = make(1, SWAP_PINNED), *two = make(2, SWAP_PINNED);
+        uint64_t prompt_tokens = 0;
+        for (int i = 0; i < prompts; i++) {
+            submit(one, &apart, LONE + i);
+            submit(two, &spread, LONE + i);
+            const struct generation *generation = spread.generations[LONE + i];
+            assert_true(generation->samples > 1 && generation->tokens_max > 1);
+            prompt_tokens += (uint64_t)generation->prompt_count;
+        }
+        wait_for_all(one, &apart);
+        wait_for_all(two, &spread);
+        assert_same(&apart, &spread);
+        assert_int_equal(engine_stats(one).prefilled, prompt_tokens);
+        assert_int_equal(engine_stats(two).prefilled, prompt_tokens * (prompts == 1 ? 2 : 1));
+        engine_destroy(one);
+        engine_destroy(two);
+        results_finish(&apart);
+        results_finish(&spread);
     }
 }
 
@@ -180,6 +213,7 @@ static void test_cancel_returns_everything(void **state)
     for (int i = 0; i < GENERATIONS - 1; i++) {
         submit(engine, &results, i);
     }
+    assert_int_equal(engine_poll(engine, keep, &results), 0); // begins
     engine_cancel(engine);
     submit(engine, &results, GENERATIONS - 1);
     wait_for_all(engine, &results);
@@ -203,9 +237,21 @@ static void test_destroy_with_work_in_it(void **state)
     for (int i = 0; i < GENERATIONS; i++) {
         submit(engine, &results, i);
     }
+    assert_int_equal(engine_poll(engine, keep, &results), 0); // begins
     engine_wait(engine, 5);
     engine_destroy(engine);
     assert_int_equal(results.count, 0);
+    results_finish(&results);
+}
+
+static void test_destroy_with_parts_in_it(void **state)
+{
+    (void)state;
+    struct results results = {0};
+    struct engine *engine = make(2, SWAP_PINNED);
+    submit(engine, &results, LONE);
+    assert_int_equal(engine_poll(engine, keep, &results), 0);
+    engine_destroy(engine);
     results_finish(&results);
 }
 
@@ -213,6 +259,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_results_do_not_depend_on_threads),
+        cmocka_unit_test(test_a_lone_prompt_is_spread),
+        cmocka_unit_test(test_destroy_with_parts_in_it),
         cmocka_unit_test(test_versions_change_under_load),
         cmocka_unit_test(test_cancel_returns_everything),
         cmocka_unit_test(test_destroy_with_work_in_it),
