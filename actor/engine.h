@@ -1,10 +1,11 @@
 // engine.h: an actor's engine: prompts in, finished samples out, on `threads` threads.
 //
 // Each thread is a shard with its own scheduler, KV pages and workspace; a generation with all its
-// samples runs in one shard, chosen late, when the least loaded one has room, unless there is none
-// for the others: then it is spread over them. Shards share nothing but the weights, so they never
-// wait for each other. The weights live in at most two models: the
-// current one, and the one before it while samples are still pinned to it.
+// samples runs in one shard, chosen late, when the least loaded one has room. Where no other is
+// queued, its samples are spread over the shards that have nothing, each of which computes the
+// prompt. Shards share nothing but the weights, so they never wait for each other. The weights live
+// in at most two models: the current one, and the one before it while samples are still pinned to
+// it.
 //
 // All functions are called on one thread, the loop's or a command's; the engine needs no loop and
 // no wire. `kelvin bench`, `eval` and `solve` use it as the actor does.
@@ -23,8 +24,9 @@ struct engine_config {
     bool pin;          // shard i stays on the i-th processor that the process may use
     enum swap_mode swap;
     struct vocabulary vocabulary; // borrowed for life
-    // notify is called on a shard's thread when engine_poll has something to do, or when a model
-    // falls free; NULL: the caller uses engine_wait.
+    // notify is called when engine_poll has something to do, or when a model falls free: on a
+    // shard's thread, or on the caller's by engine_submit and engine_cancel. NULL: the caller uses
+    // engine_wait.
     void (*notify)(void *context);
     void *notify_context;
 };
@@ -36,7 +38,8 @@ int engine_create(struct engine **out, const struct engine_config *config, struc
 void engine_destroy(struct engine *engine);
 
 // engine_submit queues a generation, which stays the caller's memory and must not change until its
-// last completion has been polled. `first`, `missing`, `whole` and `next` are the engine's.
+// last completion has been polled. `first`, `missing`, `whole` and `next` are the engine's. Where
+// all shards are idle it begins at the next engine_poll, which knows what else there is.
 void engine_submit(struct engine *engine, struct generation *generation);
 
 // engine_poll hands finished samples to `on_complete`, which frees each completion, and gives

@@ -130,26 +130,15 @@ static int64_t width_of(const struct shape *s)
     return ((int64_t)s->H + 2L * s->KV) * s->D;
 }
 
-// operand_from is an operand from row `k` on, which is even.
-static struct operand operand_from(struct operand b, int64_t k)
-{
-    b.data += (b.pairs ? k / 2 : k) * b.row_stride;
-    return b;
-}
-
 // gather copies one key head, which begins at `column` of qkv, of all positions of a sequence.
 static void gather(const struct pass *pass, float *to, int64_t column)
 {
     const int64_t D = pass->model->shape.D, width = width_of(&pass->model->shape);
-    const float *from = pass->state->qkv + column;
-    const int64_t shared = pack_shared(pass->pack, pass->sequence);
-    for (int64_t t = 0; t < shared; t++) {
-        memcpy(to + t * D, from + pack_row(pass->pack, pass->sequence, (int32_t)t) * width,
-               (size_t)D * sizeof(float));
+    const int32_t count = pack_count(pass->pack, pass->sequence);
+    for (int32_t t = 0; t < count; t++, to += D) {
+        const int64_t row = pack_row(pass->pack, pass->sequence, t);
+        memcpy(to, pass->state->qkv + row * width + column, (size_t)D * sizeof(float));
     }
-    const int64_t start = pass->pack->start[pass->sequence];
-    const int64_t own = pass->pack->start[pass->sequence + 1] - start;
-    pass->model->kernels->scale(to + shared * D, D, from + start * width, width, 1.0f, own, D);
 }
 
 // scatter writes the gradients of the sequence's own positions and adds those that it shares to
@@ -157,15 +146,15 @@ static void gather(const struct pass *pass, float *to, int64_t column)
 static void scatter(const struct pass *pass, const float *from, int64_t column)
 {
     const int64_t D = pass->model->shape.D, width = width_of(&pass->model->shape);
-    float *to = pass->dqkv + column;
-    const int64_t shared = pack_shared(pass->pack, pass->sequence);
-    for (int64_t t = 0; t < shared; t++) {
-        const int64_t row = pack_row(pass->pack, pass->sequence, (int32_t)t);
-        pass->model->kernels->add(to + row * width, from + t * D, D);
+    const int32_t count = pack_count(pass->pack, pass->sequence);
+    for (int32_t t = 0; t < count; t++, from += D) {
+        float *to = pass->dqkv + pack_row(pass->pack, pass->sequence, t) * width + column;
+        if (t < pack_shared(pass->pack, pass->sequence)) {
+            pass->model->kernels->add(to, from, D);
+        } else {
+            memcpy(to, from, (size_t)D * sizeof(float));
+        }
     }
-    const int64_t start = pass->pack->start[pass->sequence];
-    const int64_t own = pass->pack->start[pass->sequence + 1] - start;
-    pass->model->kernels->scale(to + start * width, width, from + shared * D, D, 1.0f, own, D);
 }
 
 // positions_begin lays the keys and values of all positions of a sequence out.

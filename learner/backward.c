@@ -90,7 +90,7 @@ void backward_destroy(struct backward *backward)
     }
 }
 
-// struct pass is the backward pass of one layer.
+// struct pass is the backward pass of one layer; -1: of what lies outside of them.
 struct pass {
     const struct backward *b;
     const struct model *model;
@@ -141,23 +141,26 @@ static void linear_bias(const struct pass *pass, const struct linear *linear, co
     }
 }
 
-// struct norm is one norm of the forward pass and where its gradients go.
+// struct norm is one norm of the forward pass, and which parameter its gain is; its bias, where
+// there is one, is the next.
 struct norm {
     const float *x, *mean, *rstd, *gain;
-    float *dgain, *dbias;
+    enum param_role role;
 };
 
 // norm_backward adds the gradient through a norm to dx.
-static void norm_backward(const struct model *model, float *dx, const struct norm *norm,
+static void norm_backward(const struct pass *pass, float *dx, const struct norm *norm,
                           const float *dy, int64_t T)
 {
-    const struct shape *s = &model->shape;
+    const struct shape *s = &pass->model->shape;
+    const struct kernels *k = pass->model->kernels;
+    float *dgain = gradients_sum(pass->grads, pass->layer, norm->role, s->C);
     if (s->layer_norm) {
-        model->kernels->layernorm_backward(dx, norm->dgain, norm->dbias, dy, norm->x, norm->mean,
-                                           norm->rstd, norm->gain, T, s->C);
+        float *dbias = gradients_sum(pass->grads, pass->layer, norm->role + 1, s->C);
+        k->layernorm_backward(dx, dgain, dbias, dy, norm->x, norm->mean, norm->rstd, norm->gain, T,
+                              s->C);
     } else {
-        model->kernels->rmsnorm_backward(dx, norm->dgain, dy, norm->x, norm->rstd, norm->gain, T,
-                                         s->C);
+        k->rmsnorm_backward(dx, dgain, dy, norm->x, norm->rstd, norm->gain, T, s->C);
     }
 }
 
@@ -258,14 +261,12 @@ static void feed_backward(const struct pass *pass)
         activation_backward(pass, &part, &up);
         block_norm2(model, pass->layer, &part.state, part.rows);
         linear_inputs(pass, b->dnorm, &up, t, part.rows);
-        const struct norm norm = {
-            .x = part.state.mid,
-            .mean = part.state.mean2,
-            .rstd = part.state.rstd2,
-            .gain = layer->norm2,
-            .dgain = gradients_sum(pass->grads, pass->layer, PARAM_NORM2, s->C),
-            .dbias = gradients_sum(pass->grads, pass->layer, PARAM_NORM2_BIAS, s->C)};
-        norm_backward(model, part.dx, &norm, b->dnorm, part.rows);
+        const struct norm norm = {.x = part.state.mid,
+                                  .mean = part.state.mean2,
+                                  .rstd = part.state.rstd2,
+                                  .gain = layer->norm2,
+                                  .role = PARAM_NORM2};
+        norm_backward(pass, part.dx, &norm, b->dnorm, part.rows);
     }
     linear_weights(pass, &down);
     linear_weights(pass, &up);
@@ -318,14 +319,12 @@ static void qkv_backward(const struct pass *pass)
         dy_put(pass, &part, b->dy, part.dqkv, N);
         linear_bias(pass, &qkv, part.dqkv, part.rows);
         linear_inputs(pass, b->dnorm, &qkv, t, part.rows);
-        const struct norm norm = {
-            .x = part.state.x,
-            .mean = part.state.mean1,
-            .rstd = part.state.rstd1,
-            .gain = layer->norm1,
-            .dgain = gradients_sum(pass->grads, pass->layer, PARAM_NORM1, s->C),
-            .dbias = gradients_sum(pass->grads, pass->layer, PARAM_NORM1_BIAS, s->C)};
-        norm_backward(model, part.dx, &norm, b->dnorm, part.rows);
+        const struct norm norm = {.x = part.state.x,
+                                  .mean = part.state.mean1,
+                                  .rstd = part.state.rstd1,
+                                  .gain = layer->norm1,
+                                  .role = PARAM_NORM1};
+        norm_backward(pass, part.dx, &norm, b->dnorm, part.rows);
     }
     linear_weights(pass, &qkv);
 }
@@ -353,20 +352,16 @@ void backward_run(struct backward *backward, struct forward *forward, const stru
     const int64_t C = model->shape.C, T = pack->T;
     CHECK(T <= b->rows_max);
     memset(b->dx, 0, (size_t)(T * C) * sizeof(float));
+    struct pass pass = {.b = b, .model = model, .layer = -1, .pack = pack, .grads = grads};
     const struct norm norm = {.x = forward->last,
                               .mean = forward->final_mean,
                               .rstd = forward->final_rstd,
                               .gain = model->final_norm,
-                              .dgain = gradients_sum(grads, -1, PARAM_FINAL_NORM, C),
-                              .dbias = gradients_sum(grads, -1, PARAM_FINAL_NORM_BIAS, C)};
-    norm_backward(model, b->dx, &norm, dfinal, T);
+                              .role = PARAM_FINAL_NORM};
+    norm_backward(&pass, b->dx, &norm, dfinal, T);
     for (int32_t l = model->shape.L - 1; l >= 0; l--) {
-        const struct pass pass = {.b = b,
-                                  .model = model,
-                                  .layer = l,
-                                  .state = &forward->layers[l],
-                                  .pack = pack,
-                                  .grads = grads};
+        pass.layer = l;
+        pass.state = &forward->layers[l];
         feed_backward(&pass);
         out_backward(&pass);
         attend_backward_run(b->attend, model, pass.state, pack, b->datt, b->dqkv);

@@ -71,8 +71,12 @@ static float *carve(struct forward *forward, const struct model *model, int64_t 
     return final;
 }
 
-const float *const *forward_blocks(struct forward *forward, const struct model *model,
-                                   const float *qkv, const struct pack *pack, int32_t k, int64_t kv)
+// blocks_of lays the keys and values of head `kv` of sequence `k`, taken from a layer's qkv, out as
+// blocks for the kernel `attend`; the list is valid until the next call. A sequence with shared
+// rows must follow the one that owns them, for the same head.
+static const float *const *blocks_of(struct forward *forward, const struct model *model,
+                                     const float *qkv, const struct pack *pack, int32_t k,
+                                     int64_t kv)
 {
     const struct shape *s = &model->shape;
     const int64_t width = ((int64_t)s->H + 2L * s->KV) * s->D;
@@ -117,7 +121,7 @@ static void attention_rows(struct forward *forward, const struct model *model,
     const int64_t group = s->H / s->KV;
     for (int64_t kv = 0; kv < s->KV; kv++) {
         for (int32_t k = 0; k < pack->count; k++) {
-            const float *const *blocks = forward_blocks(forward, model, state->qkv, pack, k, kv);
+            const float *const *blocks = blocks_of(forward, model, state->qkv, pack, k, kv);
             for (int64_t g = 0; g < group; g += ATTEND_HEADS) {
                 attend_heads(model, state, blocks, pack, k, kv * group + g,
                              group - g < ATTEND_HEADS ? group - g : ATTEND_HEADS);

@@ -58,13 +58,6 @@ void forward_destroy(struct forward *forward);
 // forward_run fills layers, last and final for `pack` (T <= rows_max). One thread a forward.
 void forward_run(struct forward *forward, const struct model *model, const struct pack *pack);
 
-// forward_blocks lays the keys and values of head `kv` of sequence `k`, taken from a layer's qkv,
-// out as blocks for the kernel `attend`; the list is valid until the next call. A sequence with
-// shared rows must follow the one that owns them, for the same head.
-const float *const *forward_blocks(struct forward *forward, const struct model *model,
-                                   const float *qkv, const struct pack *pack, int32_t k,
-                                   int64_t kv);
-
 // forward_logprobs writes logprob[i], i = 0 .. T-2: the natural log-probability of ids[i+1] given
 // ids[0..i], for one sequence of T <= rows_max tokens. `logits` is scratch of at least V floats
 // times a few rows (logits_rows).

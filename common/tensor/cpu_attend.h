@@ -29,8 +29,8 @@ typedef void round_fn(float *to, const float *x, int64_t x_row, int64_t T, int64
 struct walk {
     const struct attend *attend;
     enum compute compute;
-    product_fn *product;                      // of this compute type,
-    round_fn *round;                          // and this
+    product_fn *product;                      // of this compute type, where tiles are not used
+    round_fn *round;                          // of this compute type
     struct inputs queries;                    // scaled, in q
     int64_t out_row;                          // floats: whole panels
     float max[ATTEND_ROWS], sum[ATTEND_ROWS]; // running maximum and denominator

@@ -78,9 +78,7 @@ void cpu_product(float *c, int64_t ldc, struct inputs a, struct operand b, int64
                                    .a_col = a.col,
                                    .K = K - k < DEPTH ? K - k : DEPTH,
                                    .accumulate = accumulate || k > 0};
-            struct operand rest = b;
-            rest.data += k * b.row_stride;
-            block_run(t, rest, M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N);
+            block_run(t, operand_from(b, k), M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N);
         }
     }
 }

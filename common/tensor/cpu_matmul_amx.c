@@ -339,10 +339,8 @@ void cpu_product_amx(float *c, int64_t ldc, struct inputs a, struct operand b, i
                                       .ldc = ldc,
                                       .steps = (depth + TILE_DEPTH - 1) / TILE_DEPTH,
                                       .accumulate = accumulate || k > 0};
-            struct operand rest = b;
-            rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
             block_begin(&block, inputs_at(a, m, k), rows, depth);
-            block_run(span, &block, rest, rows, N, depth);
+            block_run(span, &block, operand_from(b, k), rows, N, depth);
         }
     }
     amx_end();

@@ -70,10 +70,8 @@ void cpu_product_bf16(float *c, int64_t ldc, struct inputs a, struct operand b, 
     for (int64_t m = 0; m < M; m += ROW_BLOCK) {
         for (int64_t k = 0; k < K || k == 0; k += PASS) {
             const struct tile t = {.c = c + m * ldc, .ldc = ldc, .accumulate = accumulate || k > 0};
-            struct operand rest = b;
-            rest.data += (b.pairs ? k / 2 : k) * b.row_stride;
-            block_run(t, inputs_at(a, m, k), rest, M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N,
-                      K - k < PASS ? K - k : PASS);
+            block_run(t, inputs_at(a, m, k), operand_from(b, k),
+                      M - m < ROW_BLOCK ? M - m : ROW_BLOCK, N, K - k < PASS ? K - k : PASS);
         }
     }
     flush_end(before);

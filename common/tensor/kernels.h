@@ -219,8 +219,8 @@ static inline struct operand operand_packed(enum compute compute, const float *p
     return operand_panels(packed, packed_depth(compute, K), compute != COMPUTE_F32);
 }
 
-// inputs_rows and inputs_columns are a matrix of floats and its transpose: rows, columns of the
-// inputs are so far apart. inputs_turned is the transpose of any.
+// inputs_rows is a matrix of floats whose rows are so far apart, inputs_turned the transpose of
+// any.
 static inline struct inputs inputs_rows(const float *data, int64_t row)
 {
     return (struct inputs){.data = data, .row = row, .col = 1};
@@ -230,11 +230,6 @@ static inline struct inputs inputs_turned(struct inputs inputs)
 {
     return (struct inputs){
         .data = inputs.data, .row = inputs.col, .col = inputs.row, .pairs = inputs.pairs};
-}
-
-static inline struct inputs inputs_columns(const float *data, int64_t column)
-{
-    return inputs_turned(inputs_rows(data, column));
 }
 
 // inputs_stride is how many floats such rows of pairs lie apart: an odd number of cache lines, so
@@ -257,6 +252,13 @@ static inline struct inputs inputs_from(struct inputs inputs, int64_t t)
 {
     inputs.data += t * inputs.row;
     return inputs;
+}
+
+// operand_from is the operand from row `k` on, in pairs an even one.
+static inline struct operand operand_from(struct operand operand, int64_t k)
+{
+    operand.data += (operand.pairs ? k / 2 : k) * operand.row_stride;
+    return operand;
 }
 
 // operand_inputs is B [K, N], whose col is 1, as a product that reads it often reads it best: as it
